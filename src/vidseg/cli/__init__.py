@@ -1,0 +1,1 @@
+"""The `vidseg` command line: one thin file per command."""

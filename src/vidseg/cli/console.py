@@ -1,0 +1,174 @@
+"""What commands write: prose and tables, progress, and the machine-readable product.
+
+Prose and tables go to stdout through `console` and stop under `--quiet`; progress goes to stderr,
+as a bar on a terminal and as plain lines elsewhere; `write` and `write_json` are what the user
+asked for (`--json`) and always come.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any, TypeVar
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+PIPED_WIDTH = 120  # rich would fold tables to 80 columns where there is no terminal to measure
+LINE_INTERVAL_S = 10.0
+
+Item = TypeVar("Item")
+
+
+def _console(*, stderr: bool) -> Console:
+    stream = sys.stderr if stderr else sys.stdout
+    width = None if stream.isatty() else PIPED_WIDTH
+    return Console(stderr=stderr, highlight=False, width=width)
+
+
+console = _console(stderr=False)
+errors = _console(stderr=True)
+
+
+def be_quiet(quiet: bool = True) -> None:
+    """Leave out prose, tables and progress (`--quiet`); errors and `write` still come."""
+    console.quiet = quiet
+
+
+def write(text: str) -> None:
+    """Write a line of what the user asked for to stdout, `--quiet` or not."""
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
+
+
+def write_json(value: Any) -> None:
+    """Write one JSON document to stdout (`--json`); NaN becomes null, which JSON has."""
+    write(json.dumps(_without_nan(value), indent=2, ensure_ascii=False, allow_nan=False))
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(key): _without_nan(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_without_nan(item) for item in value]
+    if isinstance(value, float) and (value != value or value in (float("inf"), float("-inf"))):
+        return None
+    return value
+
+
+class Meter:
+    """Counts what is done; made by `progress`."""
+
+    def __init__(self, description: str, total: int | None, unit: str) -> None:
+        self.description, self.total, self.unit = description, total, unit
+        self.done = 0
+        self._started_s = time.monotonic()
+
+    @property
+    def per_second(self) -> float:
+        """Units a second since the start."""
+        return self.done / max(time.monotonic() - self._started_s, 1e-9)
+
+    def advance(self, count: int = 1, note: str = "") -> None:
+        """Say that `count` more are done; `note` (a loss, a file) is shown beside the count."""
+        self.done += count
+        self._show(note)
+
+    def _show(self, note: str) -> None:
+        """Show nothing: this is the meter of `--quiet`."""
+
+    def _close(self) -> None:
+        pass
+
+    def _line(self, note: str) -> str:
+        count = f"{self.done}" if self.total is None else f"{self.done}/{self.total}"
+        parts = [f"{self.description}: {count} {self.unit}".rstrip(), f"{self.per_second:.1f}/s"]
+        if self.total is not None and 0 < self.done < self.total:
+            left_s = (self.total - self.done) / self.per_second
+            parts.append(f"{timedelta(seconds=round(left_s))} left")
+        return ", ".join([*parts, note] if note else parts)
+
+
+class _Lines(Meter):
+    """Plain lines, at most one in `LINE_INTERVAL_S`, and one at the end."""
+
+    def __init__(self, description: str, total: int | None, unit: str) -> None:
+        super().__init__(description, total, unit)
+        self._shown_s = time.monotonic()
+        self._shown_done = -1
+        self._note = ""
+
+    def _show(self, note: str) -> None:
+        self._note = note
+        if time.monotonic() - self._shown_s >= LINE_INTERVAL_S:
+            self._write()
+
+    def _close(self) -> None:
+        if self.done != self._shown_done:
+            self._write()
+
+    def _write(self) -> None:
+        self._shown_s, self._shown_done = time.monotonic(), self.done
+        errors.print(self._line(self._note), markup=False, soft_wrap=True)
+
+
+class _Bar(Meter):
+    """A bar that redraws itself on the terminal."""
+
+    def __init__(self, description: str, total: int | None, unit: str) -> None:
+        super().__init__(description, total, unit)
+        self._bar = Progress(
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            TextColumn("{task.fields[count]}", markup=False),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[note]}", markup=False),
+            console=errors,
+        )
+        self._task = self._bar.add_task(description, total=total, count="", note="")
+        self._bar.start()
+
+    def _show(self, note: str) -> None:
+        of = "" if self.total is None else f"/{self.total}"
+        count = f"{self.done}{of} {self.unit} {self.per_second:.1f}/s"
+        self._bar.update(self._task, completed=self.done, count=count, note=note)
+
+    def _close(self) -> None:
+        self._bar.stop()
+
+
+@contextmanager
+def progress(description: str, total: int | None = None, *, unit: str = "") -> Iterator[Meter]:
+    """Show how far a loop has come: a bar on a terminal, plain lines elsewhere, nothing when quiet.
+
+    Args:
+        description: what is being done ("segmenting").
+        total: how many there are; None if nobody knows yet.
+        unit: what is counted ("frames").
+
+    Yields:
+        The meter; call its `advance()` once for each one that is done.
+    """
+    kind = Meter if console.quiet else _Bar if errors.is_terminal else _Lines
+    meter = kind(description, total, unit)
+    try:
+        yield meter
+    finally:
+        meter._close()
+
+
+def track(
+    items: Iterable[Item], description: str, total: int | None = None, *, unit: str = ""
+) -> Iterator[Item]:
+    """Go through `items` under a `progress`; `total` is `len(items)` where they have one."""
+    if total is None and hasattr(items, "__len__"):
+        total = len(items)  # pyright: ignore[reportArgumentType]
+    with progress(description, total, unit=unit) as meter:
+        for item in items:
+            yield item
+            meter.advance()
