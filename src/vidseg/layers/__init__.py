@@ -1,0 +1,1 @@
+"""Building blocks that several methods share; none of them knows about time or training."""

@@ -1,0 +1,424 @@
+"""The one idea: a method is one function over a chunk of frames and an explicit memory.
+
+    segmentation, memory = model(frames)                  # a clip; memory starts empty
+    segmentation, memory = model(more_frames, memory)     # the same stream goes on
+    segmentation, memory = model.step(frame, memory)      # one frame
+
+A method writes the hooks `encode`, `initial_memory`, `fuse`, `decode` and `remember`. Time passes
+in one place, `VideoSegmenter.forward`, so that clip and stream cannot differ.
+
+Shapes: B streams, T frames, T' frames read out, C classes, H W full size, h w output stride.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, ClassVar, Literal, cast
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from vidseg.layers.resize import resize
+from vidseg.weights import Card
+
+IGNORE = 255
+"""The label of pixels that take part in no loss and no metric."""
+
+Feature = Any
+"""A pytree of (N, ...) tensors: what `encode` makes of N frames."""
+
+
+def register_value(cls: type, static: frozenset[str]) -> None:
+    """Make a frozen dataclass a pytree whose leaves are all fields but the static ones."""
+
+    def flatten(value: Any) -> tuple[list[Any], Any]:
+        names = [f.name for f in fields(value) if f.name not in static]
+        constants = tuple(
+            (f.name, getattr(value, f.name)) for f in fields(value) if f.name in static
+        )
+        return [getattr(value, name) for name in names], (tuple(names), constants)
+
+    def unflatten(children: Any, context: Any) -> Any:
+        names, constants = context
+        return cls(**dict(zip(names, children, strict=True)), **dict(constants))
+
+    def flatten_with_keys(value: Any) -> tuple[list[Any], Any]:
+        children, context = flatten(value)
+        keys = [pytree.GetAttrKey(name) for name in context[0]]
+        return list(zip(keys, children, strict=True)), context
+
+    pytree.register_pytree_node(
+        cls,
+        flatten,
+        unflatten,
+        flatten_with_keys_fn=flatten_with_keys,
+        serialized_type_name=f"{cls.__module__}.{cls.__qualname__}",
+    )
+
+
+@dataclass(frozen=True)
+class Memory:
+    """What a method knows of the past: a value, never edited.
+
+    Subclasses are frozen dataclasses of tensors, or of fixed-length tuples of tensors, oldest
+    first. Each is a pytree, can be pickled and moved. The base class is the memory of a method
+    that has none.
+
+    Attributes:
+        frames_seen: frames remembered so far; static (not a leaf), saturates where warm-up ends.
+    """
+
+    frames_seen: int = field(default=0, kw_only=True)
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        register_value(cls, static=frozenset({"frames_seen"}))
+
+    def to(self, *args: Any, **options: Any) -> "Memory":
+        """The same memory on another device or of another dtype; arguments as `Tensor.to`."""
+        return pytree.tree_map(lambda leaf: leaf.to(*args, **options), self)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all tensors together."""
+        return sum(leaf.nbytes for leaf in pytree.tree_leaves(self))
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: pytree.tree_map(_own_storage, value) for name, value in vars(self).items()}
+
+
+register_value(Memory, static=frozenset({"frames_seen"}))
+
+
+def _own_storage(leaf: Any) -> Any:
+    """A leaf may be a view into a whole encoded clip; pickle would write all of the clip."""
+    if isinstance(leaf, Tensor) and leaf.untyped_storage().nbytes() > leaf.nbytes:
+        return leaf.clone()
+    return leaf
+
+
+@dataclass(frozen=True)
+class Segmentation:
+    """What a segmenter says of the frames that were read out.
+
+    Attributes:
+        logits: (B, T', C, h, w) at the output stride.
+        aux: name -> (B, T', C, h', w'), outputs for training; empty unless asked for.
+        image_size: (H, W) of the frames.
+        align_corners: how the method's logits are resized.
+    """
+
+    logits: Tensor
+    aux: dict[str, Tensor]
+    image_size: tuple[int, int]
+    align_corners: bool
+
+    def resize(self, size: tuple[int, int] | None = None) -> Tensor:
+        """Logits at full size.
+
+        Args:
+            size: (H, W); the size of the frames by default.
+
+        Returns:
+            (B, T', C, H, W).
+        """
+        flat = resize(
+            self.logits.flatten(0, 1), size or self.image_size, align_corners=self.align_corners
+        )
+        return flat.unflatten(0, self.logits.shape[:2])
+
+    def labels(self, size: tuple[int, int] | None = None) -> Tensor:
+        """The most likely class of every pixel.
+
+        Args:
+            size: (H, W); the size of the frames by default.
+
+        Returns:
+            (B, T', H, W) int64. One frame is resized at a time, so a clip needs no more memory.
+        """
+        size = size or self.image_size
+        maps = [
+            resize(logits[None], size, align_corners=self.align_corners).argmax(1)
+            for logits in self.logits.flatten(0, 1)
+        ]
+        return torch.cat(maps).unflatten(0, self.logits.shape[:2])
+
+
+register_value(Segmentation, static=frozenset({"image_size", "align_corners"}))
+
+
+class VideoSegmenter(nn.Module):
+    """A method of video semantic segmentation, written as hooks without time.
+
+    A subclass sets `num_classes` and the attributes below, and writes the hooks; `forward` and
+    `step` are written once, here. The defaults are those of a per-frame model: no memory.
+
+    Attributes:
+        num_classes: C.
+        align_corners: how logits are resized to the frame.
+        horizon: how many frames back a frame can see; `math.inf` for recurrent methods.
+        recurrent: `remember` reads `fused`, so every frame must be fused.
+        causal: False where the context needs the whole video.
+        period: after how many frames the encoder repeats (methods with a turn of sub-networks).
+        frame_statistics: in training, encode frame by frame, the last one first, so that batch
+            normalisation sees one time index at a time (TMANet's authors); the default encodes
+            the clip as one batch.
+        card: what it takes to use the model: classes, colours, normalisation, licence.
+    """
+
+    recurrent: ClassVar[bool] = False
+    causal: ClassVar[bool] = True
+    period: int = 1
+    horizon: float = 0
+    num_classes: int
+    align_corners: bool = False
+    frame_statistics: bool = False
+    memory_type: ClassVar[type[Memory]] = Memory
+    card: Card = Card()
+
+    def encode(self, frames: Tensor) -> Feature:
+        """(N, 3, H, W) -> a pytree of (N, ...) tensors; sees no other frame."""
+        raise NotImplementedError
+
+    def initial_memory(self, feature: Feature, context: Any) -> Memory:
+        """How the first frame sees the past: the warm-up policy."""
+        return Memory()
+
+    def fuse(self, feature: Feature, memory: Any) -> Feature:
+        """Read the memory, never write it; -> a pytree of (N, ...) tensors."""
+        return feature
+
+    def decode(self, fused: Feature) -> Tensor:
+        """-> (N, C, h, w) logits at the output stride; sees no other frame."""
+        raise NotImplementedError
+
+    def remember(self, memory: Any, feature: Feature, fused: Feature | None) -> Memory:
+        """The next memory, a new value; `fused` is None unless `recurrent` or read out."""
+        return memory
+
+    def auxiliary(self, features: Feature, fused: Feature) -> dict[str, Tensor]:
+        """Outputs for training.
+
+        Args:
+            features: `encode`'s pytree, of (B, T, ...) tensors, all frames of the chunk.
+            fused: `fuse`'s pytree, of (B, T', ...) tensors, the frames that are read out.
+
+        Returns:
+            name -> (B, T', C, h', w').
+        """
+        return {}
+
+    def window_frames(self, t: int) -> tuple[int, ...]:
+        """The frame indices that frame `t` needs, oldest first, itself last."""
+        return (t,)
+
+    def check_memory(self, memory: Any, feature: Feature) -> None:
+        """Raise ValueError where `memory` cannot belong to these streams."""
+        if type(memory) is not self.memory_type:
+            raise ValueError(
+                f"{type(self).__name__} goes on from a {self.memory_type.__name__}, got "
+                f"{type(memory).__name__}; pass the memory that this model returned, or None"
+            )
+        batch = pytree.tree_leaves(feature)[0].shape[0]
+        for leaf in pytree.tree_leaves(memory):
+            if leaf.shape[0] != batch:
+                raise ValueError(
+                    f"the memory holds {leaf.shape[0]} streams, the frames are {batch}; "
+                    "keep one memory for each batch of streams"
+                )
+
+    def forward(
+        self,
+        frames: Tensor,
+        memory: Any = None,
+        *,
+        readout: Literal["all", "last"] = "all",
+        aux: bool | None = None,
+        context: Any = None,
+    ) -> tuple[Segmentation, Any]:
+        """Segment a chunk of frames.
+
+        Args:
+            frames: (B, T, 3, H, W) float, normalised by the model's card, in time order.
+            memory: what an earlier call returned for the same streams; None starts new ones.
+            readout: "all" frames, or only the "last" (earlier ones are then only remembered).
+            aux: also give the training outputs; by default in training mode.
+            context: what the method wants to know of the whole video (CFFM++'s prototypes), given
+                with the first chunk; the memory carries it on.
+
+        Returns:
+            The segmentation of the T' frames that were read out, and the next memory.
+
+        Raises:
+            ValueError: wrong rank, channels, dtype or range of `frames`; a memory of another model,
+                batch or size; a new context for a stream that already runs.
+        """
+        if not torch.compiler.is_compiling():
+            _check_frames(frames, readout)
+            _check_context(memory, context)
+            if memory is None and not self.training:
+                _check_range(frames)
+        batch, length = frames.shape[:2]
+        features = self._encode_clip(frames)
+        fused_frames = []
+        for t in range(length):
+            feature = pytree.tree_map(lambda x, t=t: x[:, t], features)
+            if memory is None:
+                memory = self.initial_memory(feature, context)
+            elif t == 0 and not torch.compiler.is_compiling():
+                self.check_memory(memory, feature)
+            is_read = readout == "all" or t == length - 1
+            fused = self.fuse(feature, memory) if is_read or self.recurrent else None
+            memory = self.remember(memory, feature, fused)
+            if is_read:
+                fused_frames.append(fused)
+        flat = _stack_frames(fused_frames)
+        split = (batch, len(fused_frames))
+        logits = self.decode(flat).unflatten(0, split)
+        outputs = {}
+        if self.training if aux is None else aux:
+            fused = pytree.tree_map(lambda x: x.unflatten(0, split), flat)
+            outputs = self.auxiliary(features, fused)
+        size = (frames.shape[-2], frames.shape[-1])
+        return Segmentation(logits, outputs, size, self.align_corners), memory
+
+    def step(
+        self, frame: Tensor, memory: Any = None, *, context: Any = None
+    ) -> tuple[Segmentation, Any]:
+        """Segment one frame of a stream: `forward` with T = 1.
+
+        Args:
+            frame: (B, 3, H, W) float, normalised by the model's card.
+            memory: what the last step returned; None starts a stream.
+            context: see `forward`.
+
+        Returns:
+            The segmentation (T' = 1) and the next memory.
+
+        Raises:
+            ValueError: see `forward`.
+        """
+        if frame.dim() != 4 and not torch.compiler.is_compiling():
+            raise ValueError(
+                f"frame must be (B, 3, H, W), got {tuple(frame.shape)}; "
+                "for a clip (B, T, 3, H, W) call model(frames, memory)"
+            )
+        return self(frame[:, None], memory, context=context)
+
+    def _encode_clip(self, frames: Tensor) -> Feature:
+        """(B, T, 3, H, W) -> a pytree of (B, T, ...) tensors."""
+        batch, length = frames.shape[:2]
+        if self.frame_statistics and self.training and length > 1:
+            last, *earlier = [self.encode(frames[:, t]) for t in (length - 1, *range(length - 1))]
+            return pytree.tree_map(lambda *xs: torch.stack(xs, 1), *earlier, last)
+        features = self.encode(frames.flatten(0, 1))
+        return pytree.tree_map(lambda x: x.unflatten(0, (batch, length)), features)
+
+    @property
+    def window_length(self) -> int:
+        """Number of frames in a window once the video has run long enough."""
+        return len(self.window_frames(10**6))
+
+
+class PerFrame(VideoSegmenter):
+    """Any image segmentation model as a video model without memory.
+
+    Args:
+        model: (N, 3, H, W) -> (N, C, h, w) logits, or {"out": logits} (torchvision), or an object
+            with `.logits` (transformers).
+        num_classes: C.
+        output: picks the logits out of what `model` returns, where the rules above do not.
+        align_corners: how the model's logits are resized.
+
+    Example:
+        >>> model = PerFrame(nn.Conv2d(3, 5, 1), num_classes=5)
+        >>> segmentation, memory = model.step(torch.zeros(1, 3, 8, 8))
+        >>> segmentation.labels().shape
+        torch.Size([1, 1, 8, 8])
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        num_classes: int,
+        output: Callable[[Any], Tensor] | None = None,
+        align_corners: bool = False,
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.num_classes = num_classes
+        self.output = output or _find_logits
+        self.align_corners = align_corners
+
+    def encode(self, frames: Tensor) -> Tensor:
+        """(N, 3, H, W) -> (N, C, h, w): the whole of the image model."""
+        logits = self.output(self.model(frames))
+        if logits.dim() != 4 or logits.shape[1] != self.num_classes:
+            raise ValueError(
+                f"the image model gave {tuple(logits.shape)}, wanted "
+                f"(N, {self.num_classes}, h, w); pass its num_classes, or output=... to pick the logits"
+            )
+        return logits
+
+    def decode(self, fused: Tensor) -> Tensor:
+        """The logits as they are."""
+        return fused
+
+
+def _find_logits(result: Any) -> Tensor:
+    if isinstance(result, Tensor):
+        return result
+    if isinstance(result, Mapping) and "out" in result:
+        return cast(Tensor, result["out"])
+    if hasattr(result, "logits"):
+        return cast(Tensor, result.logits)
+    raise TypeError(
+        f"the image model returned {type(result).__name__}; pass output=... to pick the logits"
+    )
+
+
+def _check_frames(frames: Tensor, readout: str) -> None:
+    if frames.dim() != 5 or frames.shape[2] != 3:
+        raise ValueError(
+            f"frames must be (B, T, 3, H, W), got {tuple(frames.shape)}; "
+            "for one frame call model.step(frame, memory)"
+        )
+    if 0 in frames.shape:
+        raise ValueError(f"frames must not be empty, got {tuple(frames.shape)}")
+    if not frames.is_floating_point():
+        raise ValueError(
+            f"frames must be normalised floats, got {frames.dtype}; "
+            "use model.card.normalise(image) on uint8 pixels"
+        )
+    if readout not in ("all", "last"):
+        raise ValueError(f'readout must be "all" or "last", got {readout!r}')
+
+
+def _check_range(frames: Tensor) -> None:
+    """Normalised pixels stay within about 3; raw ones reach 255. Read once a stream (it syncs)."""
+    if frames.device.type == "meta":
+        return
+    largest = float(frames.detach().abs().amax())
+    if largest > 30:
+        raise ValueError(
+            f"frames must be normalised, got values up to {largest:.0f} (raw pixels?); "
+            "use model.card.normalise(image)"
+        )
+
+
+def _stack_frames(frames: list[Feature]) -> Feature:
+    """T' pytrees of (B, ...) -> one of (B * T', ...); one frame is passed on as it is."""
+    if len(frames) == 1:
+        return frames[0]
+    return pytree.tree_map(lambda *xs: torch.stack(xs, 1).flatten(0, 1), *frames)
+
+
+def _check_context(memory: Any, context: Any) -> None:
+    if memory is None or context is None:
+        return
+    if getattr(memory, "context", None) is not context:
+        raise ValueError(
+            "this stream already runs with another context; "
+            "pass context only with the first chunk, or start anew with memory=None"
+        )
