@@ -1,15 +1,26 @@
-"""Fixtures for every test."""
+"""What every test can count on: one thread, and the shared folder where there is one."""
+
+from __future__ import annotations
 
 import os
+
+os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported, here and in child processes
+
 from pathlib import Path
 
 import pytest
+import torch
+
+torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
-    """Folder of real data and official tensors; only `.ci/run` names it."""
-    folder = os.environ.get("VIDSEG_SHARED")
-    if not folder:
-        pytest.skip("VIDSEG_SHARED does not name the folder of real data")
-    return Path(folder)
+    """The folder of golden tensors and real data that `VIDSEG_SHARED` names; skips without it."""
+    named = os.environ.get("VIDSEG_SHARED")
+    if not named:
+        pytest.skip("VIDSEG_SHARED is not set")
+    folder = Path(named)
+    if not folder.is_dir():
+        pytest.fail(f"VIDSEG_SHARED names {folder}, which is not a folder")
+    return folder
