@@ -1,0 +1,366 @@
+"""Write a report as one HTML file: pictures inside, no script, nothing fetched.
+
+A page is a list of fragments. Every fragment function takes plain values, escapes text and returns
+`Html`, so parts compose and nothing is escaped twice.
+"""
+
+import base64
+import io
+import math
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+MAX_PICTURE_WIDTH_PX = 480
+SERIES_COLOURS = ("var(--first)", "var(--second)", "var(--third)", "var(--fourth)")
+
+
+class Html(str):
+    """Markup that is already escaped."""
+
+
+class Page:
+    """A report that grows from top to bottom.
+
+    Args:
+        title: heading and window title.
+        lead: a sentence or two under the heading.
+
+    Example:
+        >>> page = Page("A title", "What this is.")
+        >>> page.add("Figures", table(("model", "mIoU"), [("TMANet", 0.5)]))
+        >>> "<h2>Figures</h2>" in page.render()
+        True
+    """
+
+    def __init__(self, title: str, lead: str = "") -> None:
+        self.title = title
+        self.lead = lead
+        self._sections: list[Html] = []
+
+    def add(self, heading: str, *fragments: str) -> None:
+        """Append a section; plain strings become paragraphs."""
+        body = "".join(part if isinstance(part, Html) else paragraph(part) for part in fragments)
+        self._sections.append(Html(f"<section><h2>{escape(heading)}</h2>{body}</section>"))
+
+    def render(self) -> str:
+        """The whole file as text."""
+        lead = f'<p class="lead">{escape(self.lead)}</p>' if self.lead else ""
+        return (
+            '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+            '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+            '<meta name="color-scheme" content="light dark">\n'
+            f"<title>{escape(self.title)}</title>\n<style>{_style()}</style>\n</head>\n<body>\n<main>\n"
+            f"<header><h1>{escape(self.title)}</h1>{lead}</header>\n"
+            + "\n".join(self._sections)
+            + "\n</main>\n</body>\n</html>\n"
+        )
+
+    def write(self, path: Path | str) -> None:
+        """Write the file under a temporary name, then rename it."""
+        path = Path(path)
+        partial = path.with_name(path.name + ".partial")
+        with partial.open("w", encoding="utf-8") as file:
+            file.write(self.render())
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+
+
+def _style() -> str:
+    return Path(__file__).with_name("report.css").read_text(encoding="utf-8")
+
+
+def paragraph(text: str) -> Html:
+    """Plain text as a paragraph."""
+    return Html(f"<p>{escape(text)}</p>")
+
+
+def bullets(items: Iterable[str]) -> Html:
+    """Plain texts as a list."""
+    return Html("<ul>" + "".join(f"<li>{escape(item)}</li>" for item in items) + "</ul>")
+
+
+def code(text: str) -> Html:
+    """A command or a file, as it is."""
+    return Html(f"<pre><code>{escape(text)}</code></pre>")
+
+
+def table(
+    columns: Sequence[str], rows: Iterable[Sequence[Any]], *, best: Mapping[int, str] | None = None
+) -> Html:
+    """A table whose first column names the row.
+
+    Args:
+        columns: headings.
+        rows: one value per column: text as it is, floats with three significant places, None or
+            NaN as "-".
+        best: column -> "max" or "min": the best value of that column is set bold.
+
+    Raises:
+        ValueError: a row has another length than `columns`.
+    """
+    rows = [tuple(row) for row in rows]
+    for row in rows:
+        if len(row) != len(columns):
+            raise ValueError(f"a row must have {len(columns)} values, got {len(row)}: {row}")
+    bold = {
+        column: _best([row[column] for row in rows], kind) for column, kind in (best or {}).items()
+    }
+    head = "".join(f'<th scope="col">{escape(name)}</th>' for name in columns)
+    body = ""
+    for row in rows:
+        first, *rest = row
+        cells = "".join(
+            f"<td{_bold(value, bold.get(column))}>{escape(_shown(value))}</td>"
+            for column, value in enumerate(rest, start=1)
+        )
+        body += f'<tr><th scope="row">{escape(_shown(first))}</th>{cells}</tr>'
+    return Html(
+        f'<div class="scroll"><table><thead><tr>{head}</tr></thead>'
+        f"<tbody>{body}</tbody></table></div>"
+    )
+
+
+def tiles(figures: Mapping[str, str]) -> Html:
+    """Headline figures, large: name -> value as it shall be read."""
+    cells = "".join(
+        f'<div class="tile"><div class="value">{escape(value)}</div>'
+        f'<div class="name">{escape(name)}</div></div>'
+        for name, value in figures.items()
+    )
+    return Html(f'<div class="tiles">{cells}</div>')
+
+
+def facts(values: Mapping[str, Any]) -> Html:
+    """Names and values in two columns: the settings of a run."""
+    items = "".join(
+        f"<dt>{escape(name.replace('_', ' '))}</dt><dd>{escape(_shown(value))}</dd>"
+        for name, value in values.items()
+    )
+    return Html(f"<dl>{items}</dl>")
+
+
+def class_bars(
+    classes: Sequence[str],
+    palette: np.ndarray,
+    series: Mapping[str, Sequence[float]],
+) -> Html:
+    """Horizontal bars per class, one for each series, from 0 to 1.
+
+    Args:
+        classes: names.
+        palette: (C, 3) uint8 RGB, for the swatches.
+        series: name -> one ratio per class; NaN where the class is absent, shown as "-".
+    """
+    rows = ""
+    for index, name in enumerate(classes):
+        bars = "".join(
+            _bar(float(values[index]), colour, f"{label}, {name}")
+            for (label, values), colour in zip(series.items(), _colours(series), strict=True)
+        )
+        rows += (
+            f'<div class="class">{_swatch(palette[index])}{escape(name)}</div>'
+            f'<div class="bars">{bars}</div>'
+        )
+    key = _series_key(series) if len(series) > 1 else ""
+    return Html(f'{key}<div class="classbars">{rows}</div>')
+
+
+def legend(classes: Sequence[str], palette: np.ndarray) -> Html:
+    """The colours of the classes."""
+    items = "".join(
+        f"<span>{_swatch(colour)}{escape(name)}</span>"
+        for name, colour in zip(classes, palette, strict=True)
+    )
+    return Html(f'<div class="legend">{items}</div>')
+
+
+def confusion(classes: Sequence[str], counts: np.ndarray) -> Html:
+    """A confusion matrix in percent of each true class.
+
+    Args:
+        classes: names of the rows; columns beyond them are shown as "void".
+        counts: (C, C) or (C, C + 1) integers, `counts[truth, label]`.
+    """
+    counts = np.asarray(counts, dtype=np.float64)
+    if counts.shape[1] > len(classes) and not counts[:, len(classes) :].any():
+        counts = counts[:, : len(classes)]
+    names = [*classes, "void"][: counts.shape[1]]
+    head = "".join(f'<th scope="col"><span>{escape(name)}</span></th>' for name in names)
+    rows = ""
+    for name, row in zip(classes, counts, strict=True):
+        total = row.sum()
+        cells = "".join(_confusion_cell(value, total) for value in row)
+        rows += f'<tr><th scope="row">{escape(name)}</th>{cells}</tr>'
+    return Html(
+        '<div class="scroll"><table class="confusion"><thead><tr>'
+        f"<th>truth \\ label, %</th>{head}</tr></thead><tbody>{rows}</tbody></table></div>"
+    )
+
+
+def strip(captions: Sequence[str], pictures: Sequence[Html], *, note: str = "") -> Html:
+    """Pictures side by side (below each other on a narrow screen), each with a caption."""
+    cells = "".join(
+        f"<figure>{picture}<figcaption>{escape(caption)}</figcaption></figure>"
+        for caption, picture in zip(captions, pictures, strict=True)
+    )
+    below = f'<p class="note">{escape(note)}</p>' if note else ""
+    return Html(f'<div class="strip">{cells}</div>{below}')
+
+
+def photo(image: np.ndarray, alt: str, *, quality: int = 82) -> Html:
+    """An image as embedded JPEG, at most `MAX_PICTURE_WIDTH_PX` wide.
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+        alt: what it shows.
+        quality: of the JPEG.
+    """
+    from PIL import Image
+
+    picture = Image.fromarray(image)
+    picture.thumbnail((MAX_PICTURE_WIDTH_PX, 10 * MAX_PICTURE_WIDTH_PX), Image.Resampling.LANCZOS)
+    return _embedded(picture, alt, "JPEG", quality=quality, optimize=True)
+
+
+def label_map(labels: np.ndarray, palette: np.ndarray, alt: str, *, void: int = 255) -> Html:
+    """Labels as embedded palette PNG: exact colours, black where void.
+
+    Args:
+        labels: (H, W) uint8.
+        palette: (C, 3) uint8 RGB.
+        alt: what it shows.
+        void: the value that is no class.
+    """
+    from PIL import Image
+
+    colours = np.zeros((256, 3), np.uint8)
+    colours[: len(palette)] = palette
+    colours[void] = 0
+    # Labels are never blended: every n-th pixel.
+    step = math.ceil(labels.shape[1] / MAX_PICTURE_WIDTH_PX)
+    picture = Image.fromarray(np.ascontiguousarray(labels[::step, ::step]))
+    picture.putpalette(colours.tobytes())
+    return _embedded(picture, alt, "PNG", optimize=True)
+
+
+def curves(
+    series: Mapping[str, Sequence[tuple[float, float]]], *, x_name: str, y_name: str
+) -> Html:
+    """Lines over a common axis, as inline SVG.
+
+    Args:
+        series: name -> (x, y) points; points that are not finite are left out.
+        x_name: what the horizontal axis counts.
+        y_name: what is drawn.
+    """
+    kept = {
+        name: [(x, y) for x, y in points if math.isfinite(x) and math.isfinite(y)]
+        for name, points in series.items()
+    }
+    points = [point for line in kept.values() for point in line]
+    if not points:
+        return paragraph(f"No {y_name} yet.")
+    left, right = min(x for x, _ in points), max(x for x, _ in points)
+    low, high = min(y for _, y in points), max(y for _, y in points)
+    width, height, margin = 640, 220, 8
+
+    def place(x: float, y: float) -> str:
+        across = (x - left) / ((right - left) or 1)
+        up = (y - low) / ((high - low) or 1)
+        column = margin + across * (width - 2 * margin)
+        row = height - margin - up * (height - 2 * margin)
+        return f"{column:.1f},{row:.1f}"
+
+    lines = "".join(
+        f'<polyline points="{" ".join(place(x, y) for x, y in line)}" style="stroke:{colour}"/>'
+        for line, colour in zip(kept.values(), _colours(kept), strict=True)
+    )
+    return Html(
+        f'{_series_key(kept)}<figure class="curves"><svg viewBox="0 0 {width} {height}" role="img" '
+        f'aria-label="{escape(y_name)} over {escape(x_name)}">{lines}</svg>'
+        f"<figcaption>{escape(y_name)} from {_shown(low)} to {_shown(high)}, {escape(x_name)} from "
+        f"{_shown(left)} to {_shown(right)}</figcaption></figure>"
+    )
+
+
+def percent(value: float | None) -> str:
+    """A ratio for people: one decimal, "-" where there is none."""
+    return "-" if value is None or math.isnan(value) else f"{100 * value:.1f} %"
+
+
+def _shown(value: Any) -> str:
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.3f}" if abs(value) < 10 else f"{value:,.1f}"
+    if isinstance(value, (list, tuple)):
+        return ", ".join(_shown(item) for item in value)
+    return str(value)
+
+
+def _best(values: Sequence[Any], kind: str) -> float | None:
+    numbers = [v for v in values if isinstance(v, (int, float)) and not math.isnan(v)]
+    if not numbers:
+        return None
+    return max(numbers) if kind == "max" else min(numbers)
+
+
+def _bold(value: Any, best: float | None) -> str:
+    return ' class="best"' if best is not None and value == best else ""
+
+
+def _swatch(colour: np.ndarray) -> str:
+    red, green, blue = (int(v) for v in colour)
+    return f'<i class="swatch" style="background:rgb({red},{green},{blue})"></i>'
+
+
+def _colours(series: Mapping[str, Any]) -> tuple[str, ...]:
+    return tuple(SERIES_COLOURS[i % len(SERIES_COLOURS)] for i in range(len(series)))
+
+
+def _series_key(series: Mapping[str, Any]) -> str:
+    items = "".join(
+        f'<span><i class="swatch" style="background:{colour}"></i>{escape(name)}</span>'
+        for name, colour in zip(series, _colours(series), strict=True)
+    )
+    return f'<div class="legend">{items}</div>'
+
+
+def _bar(value: float, colour: str, what: str) -> str:
+    if math.isnan(value):
+        return f'<div class="bar" title="{escape(what)}: absent"><b>-</b></div>'
+    share = 100 * min(max(value, 0.0), 1.0)
+    return (
+        f'<div class="bar" title="{escape(what)}">'
+        f'<i style="width:{share:.1f}%;background:{colour}"></i><b>{share:.1f}</b></div>'
+    )
+
+
+def _confusion_cell(value: float, total: float) -> str:
+    if not total:
+        return "<td>-</td>"
+    share = 100 * value / total
+    # Square root: mistakes of a few percent stay visible beside the diagonal.
+    tint = round(100 * math.sqrt(value / total))
+    text = "" if share < 0.05 else f"{share:.1f}" if share < 99.95 else "100"
+    strong = ' class="strong"' if tint > 60 else ""
+    return f'<td{strong} style="--share:{tint}%">{text}</td>'
+
+
+def _embedded(picture: Any, alt: str, kind: str, **options: Any) -> Html:
+    buffer = io.BytesIO()
+    picture.save(buffer, kind, **options)
+    text = base64.b64encode(buffer.getvalue()).decode("ascii")
+    width, height = picture.size
+    return Html(
+        f'<img src="data:image/{kind.lower()};base64,{text}" alt="{escape(alt)}" '
+        f'width="{width}" height="{height}">'
+    )
