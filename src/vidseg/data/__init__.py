@@ -1,0 +1,98 @@
+"""Data sets of labelled video, the clips cut from them, and how they are transformed."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from vidseg.data.clip import (
+    IGNORE,
+    ClipDataset,
+    Snippet,
+    Video,
+    VideoDataset,
+    drawn,
+    preceding,
+    snippets,
+)
+from vidseg.data.transforms import EvalTransform, TrainTransform
+from vidseg.suggest import did_you_mean
+
+KINDS = ("camvid", "cityscapes", "folder", "synthetic")
+
+
+def open_dataset(
+    kind: str, root: Path | str | None = None, split: str = "val", **options: Any
+) -> VideoDataset:
+    """Open a data set.
+
+    Args:
+        kind: "camvid", "cityscapes", "folder" or "synthetic".
+        root: its folder; None where it is rendered in memory.
+        split: such as "train", "val" or "test".
+        **options: of the kind: `protocol` of CamVid, `labels` of Cityscapes, ...; see docs/data.md.
+
+    Raises:
+        ValueError: an unknown kind or split.
+        TypeError: an option that the kind does not have.
+        FileNotFoundError: the folder or a part of it is missing.
+    """
+    maker = _maker(kind)
+    if kind != "synthetic":
+        if root is None:
+            raise ValueError(f"the data set {kind!r} needs its folder as root")
+        root = Path(root)
+        if not root.is_dir():
+            raise FileNotFoundError(f"{root}, the folder of the data set {kind!r}, does not exist")
+        known = [name for name in inspect.signature(maker).parameters if name not in _PLACES]
+        _check_options(kind, options, known)
+    return maker(None if root is None else Path(root), split, **options)
+
+
+_PLACES = ("root", "split")
+
+
+def _maker(kind: str) -> Callable[..., VideoDataset]:
+    if kind == "camvid":
+        from vidseg.data.camvid import CamVid
+
+        return CamVid
+    if kind == "cityscapes":
+        from vidseg.data.cityscapes import Cityscapes
+
+        return Cityscapes
+    if kind == "folder":
+        from vidseg.data.folder import Folder
+
+        return Folder
+    if kind == "synthetic":
+        from vidseg.data.synthetic import SyntheticDataset
+
+        return SyntheticDataset
+    raise ValueError(f"unknown kind of data set {kind!r}{did_you_mean(kind, KINDS)}")
+
+
+def _check_options(kind: str, options: dict[str, Any], known: list[str]) -> None:
+    for name in options:
+        if name not in known:
+            raise TypeError(
+                f"the data set {kind!r} has no option {name!r}{did_you_mean(name, known)}"
+            )
+
+
+__all__ = [
+    "IGNORE",
+    "KINDS",
+    "ClipDataset",
+    "EvalTransform",
+    "Snippet",
+    "TrainTransform",
+    "Video",
+    "VideoDataset",
+    "drawn",
+    "open_dataset",
+    "preceding",
+    "snippets",
+]

@@ -1,0 +1,232 @@
+"""CamVid in the layout of TMANet's authors (960x720) and in the common 480x360 layout."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from vidseg.data.clip import IGNORE, Video, VideoDataset, split_at_gaps
+
+CLASSES = (
+    "sky",
+    "building",
+    "pole",
+    "road",
+    "pavement",
+    "tree",
+    "sign",
+    "fence",
+    "car",
+    "pedestrian",
+    "bicyclist",
+)
+PALETTE = (
+    (128, 128, 128),
+    (128, 0, 0),
+    (192, 192, 128),
+    (128, 64, 128),
+    (0, 0, 192),
+    (128, 128, 0),
+    (192, 128, 128),
+    (64, 64, 128),
+    (64, 0, 128),
+    (64, 64, 0),
+    (0, 128, 192),
+)
+SPLITS = ("train", "val", "test")
+PROTOCOLS = ("11", "12", "11-void-counted")
+RATE_HZ = 30.0  # frame numbers count the frames of the original videos
+
+_STEM = re.compile(r"(?P<source>[^_]+)_(?P<mark>f?)(?P<number>-?\d+)")
+_IMAGES = (".png", ".jpg", ".jpeg")
+_SEQUENCE_FOLDERS = ("images_sequence", "image_sequence")
+
+
+class CamVid(VideoDataset):
+    """CamVid, read by one of three protocols.
+
+    "11": 11 classes, void ignored: what the literature reports. "12": void is class 0, trained and
+    scored, as TMANet's authors do. "11-void-counted": 11 classes, and whatever is predicted on
+    void pixels is a false positive (ESPNet's README; see `VideoDataset.void_is_error`).
+
+    Videos are the unbroken runs of frames of a split. In the authors' layout these are raw frames
+    at 30 Hz, in the 480x360 layout the labelled frames alone: 1 s apart in train and test, 1/15 s
+    in val.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        split: str,
+        *,
+        protocol: Literal["11", "12", "11-void-counted"] = "11",
+        frames: Literal["all", "labelled"] = "all",
+        void_value: int | None = None,
+    ) -> None:
+        """Index a split.
+
+        Args:
+            root: holds images/, images_sequence/, labels/, annotations/ (the authors' layout) or
+                train/, trainannot/, val/, ... (480x360 layout).
+            split: "train", "val" or "test".
+            protocol: see the class.
+            frames: "all" raw frames, or the "labelled" ones alone. Only the authors' layout.
+            void_value: what void is in the label files: 0 with the classes from 1 on, or 11 with
+                the classes from 0 on. None for the layout's custom, 0 and 11.
+
+        Raises:
+            FileNotFoundError: a folder, a split list, or a frame or label that it lists is missing.
+            ValueError: an unknown split, protocol or file name.
+        """
+        root = Path(root)
+        _check_choice("split", split, SPLITS)
+        _check_choice("protocol", protocol, PROTOCOLS)
+        _check_choice("frames", frames, ("all", "labelled"))
+        _check_choice("void_value", void_value, (None, 0, 11))
+        is_small = (root / f"{split}annot").is_dir()
+        if is_small:
+            videos = _read_small_layout(root, split)
+        elif (root / "annotations").is_dir():
+            videos = _read_authors_layout(root, split, frames)
+        else:
+            raise FileNotFoundError(
+                f"{root} is no CamVid folder: neither {split}annot/ (480x360 layout) nor "
+                "annotations/ (images/, images_sequence/, labels/, annotations/) is there"
+            )
+        if void_value is None:
+            void_value = 11 if is_small else 0
+        has_void = protocol == "12"
+        super().__init__(
+            f"camvid/{split}",
+            videos,
+            ("void", *CLASSES) if has_void else CLASSES,
+            ((0, 0, 0), *PALETTE) if has_void else PALETTE,
+            label_table=label_table(protocol, void_value),
+            void_is_error=protocol == "11-void-counted",
+        )
+        self.protocol = protocol
+
+
+def label_table(protocol: str, void_value: int) -> np.ndarray:
+    """(256,) label index of each file value under a protocol, -1 where none may occur.
+
+    Args:
+        protocol: one of `PROTOCOLS`.
+        void_value: 0 (classes are 1..11) or 11 (classes are 0..10).
+    """
+    table = np.full(256, -1, dtype=np.int16)
+    first = 1 if void_value == 0 else 0
+    table[first : first + 11] = np.arange(11) + (1 if protocol == "12" else 0)
+    table[void_value] = 0 if protocol == "12" else IGNORE
+    table[IGNORE] = table[void_value]  # some copies write void as 255
+    return table
+
+
+def parse_stem(path: Path) -> tuple[str, int]:
+    """Source and frame number of a file such as 0006R0_f00930.png.
+
+    Raises:
+        ValueError: the name is not of that form.
+
+    Example:
+        >>> parse_stem(Path("0006R0_f00930.png")), parse_stem(Path("0001TP_006690.png"))
+        (('0006R0', 930), ('0001TP', 6690))
+    """
+    match = _STEM.fullmatch(path.stem)
+    if match is None:
+        raise ValueError(
+            f"{path}: a CamVid file is named like 0006R0_f00930 or 0016E5_00390; "
+            "move other files out of the folder"
+        )
+    return match["source"], int(match["number"])
+
+
+def _read_small_layout(root: Path, split: str) -> list[Video]:
+    if not (root / split).is_dir():
+        raise FileNotFoundError(f"{root / split} is missing; it holds the frames of {split}annot/")
+    frames = _list_images(root / split)
+    labels = {path.stem: path for path in (root / f"{split}annot").glob("*.png")}
+    orphans = sorted(labels.keys() - frames.keys())
+    if orphans:
+        raise FileNotFoundError(_missing(root / split, orphans, "labels have no frame"))
+    return _group(frames, labels)
+
+
+def _read_authors_layout(root: Path, split: str, which: str) -> list[Video]:
+    listing = root / "annotations" / f"{split}.txt"
+    if not listing.is_file():
+        raise FileNotFoundError(f"{listing} is missing; it lists the labelled frames, one per line")
+    stems = [line.strip() for line in listing.read_text().splitlines() if line.strip()]
+    wanted = set(stems)
+    labels = {stem: root / "labels" / f"{stem}_L.png" for stem in stems}
+    lacking = [stem for stem, path in labels.items() if not path.is_file()]
+    if lacking:
+        raise FileNotFoundError(_missing(root / "labels", lacking, f"{listing} lists more labels"))
+    still = _list_images(root / "images") if (root / "images").is_dir() else {}
+    frames = {stem: path for stem, path in still.items() if stem in wanted}
+    if which == "all" or wanted - frames.keys():
+        raw = _list_sequence(root, which)
+        sources = {parse_stem(Path(stem))[0] for stem in stems}
+        for stem, path in raw.items():
+            inside = parse_stem(path)[0] in sources if which == "all" else stem in wanted
+            if inside:
+                frames.setdefault(stem, path)
+    lacking = sorted(wanted - frames.keys())
+    if lacking:
+        raise FileNotFoundError(_missing(root / "images", lacking, f"{listing} lists more frames"))
+    return _group(frames, labels)
+
+
+def _list_sequence(root: Path, which: str) -> dict[str, Path]:
+    for folder in _SEQUENCE_FOLDERS:
+        if (root / folder).is_dir():
+            return _list_images(root / folder)
+    if which == "labelled":
+        return {}
+    raise FileNotFoundError(
+        f"{root / _SEQUENCE_FOLDERS[0]} is missing: the raw frames, made by vidseg data prepare "
+        'camvid; with the option frames="labelled" the labelled frames alone are used, 1 s apart'
+    )
+
+
+def _group(frames: dict[str, Path], labels: dict[str, Path]) -> list[Video]:
+    sources: dict[str, dict[int, str]] = defaultdict(dict)
+    for stem, path in frames.items():
+        source, number = parse_stem(path)
+        if number in sources[source]:
+            raise ValueError(f"{path} and {frames[sources[source][number]]} have one frame number")
+        sources[source][number] = stem
+    videos = []
+    for source, stems in sorted(sources.items()):
+        numbers = sorted(stems)
+        whole = Video(
+            name=source,
+            frames=tuple(frames[stems[n]] for n in numbers),
+            labels=tuple(labels.get(stems[n]) for n in numbers),
+            numbers=tuple(numbers),
+            rate_hz=RATE_HZ,
+        )
+        videos += split_at_gaps(whole)
+    return videos
+
+
+def _list_images(folder: Path) -> dict[str, Path]:
+    # .png comes last, so that it wins over a .jpg of the same name.
+    found = [path for path in folder.iterdir() if path.suffix.lower() in _IMAGES]
+    found.sort(key=lambda path: (path.suffix.lower() == ".png", path.name))
+    return {path.stem: path for path in found}
+
+
+def _missing(folder: Path, stems: list[str], reason: str) -> str:
+    shown = ", ".join(stems[:3]) + (", ..." if len(stems) > 3 else "")
+    return f"{folder}: {reason}; {len(stems)} missing: {shown}"
+
+
+def _check_choice(what: str, value: object, choices: Iterable[object]) -> None:
+    if value not in tuple(choices):
+        raise ValueError(f"{what} of CamVid must be one of {list(choices)}, got {value!r}")

@@ -1,0 +1,523 @@
+"""Which frames: videos, the index of snippets behind every dataset, and the clips cut from them."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from itertools import pairwise
+from pathlib import Path
+from statistics import median
+from typing import Literal, TypedDict
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vidseg.segmenter import IGNORE
+
+Start = Literal["repeat", "skip"]
+Window = Callable[[int], Sequence[int]]
+Transform = Callable[
+    [Sequence[np.ndarray], np.ndarray, np.random.Generator], tuple[torch.Tensor, torch.Tensor]
+]
+
+
+class Sample(TypedDict):
+    """What `ClipDataset` yields: one window of frames and the labels of its last frame."""
+
+    frames: Tensor
+    labels: Tensor
+    name: str
+
+
+@dataclass(frozen=True)
+class Video:
+    """An unbroken run of frames, some of them labelled.
+
+    Attributes:
+        name: unique in its dataset.
+        frames: image files in time order.
+        labels: for each frame its label file, or None.
+        numbers: for each frame its number on a clock of `rate_hz`, rising.
+        rate_hz: ticks of that clock per second; None where it is unknown.
+    """
+
+    name: str
+    frames: tuple[Path, ...]
+    labels: tuple[Path | None, ...]
+    numbers: tuple[int, ...]
+    rate_hz: float | None = None
+
+    def __post_init__(self) -> None:
+        lengths = len(self.frames), len(self.labels), len(self.numbers)
+        if len(set(lengths)) != 1 or not self.frames:
+            raise ValueError(
+                f"video {self.name!r} needs as many labels and numbers as frames, and at least "
+                f"one frame; got {lengths[0]} frames, {lengths[1]} labels, {lengths[2]} numbers"
+            )
+        for earlier, later in pairwise(self.numbers):
+            if later <= earlier:
+                raise ValueError(
+                    f"video {self.name!r}: frame numbers must rise, got {later} after {earlier}"
+                )
+
+    def __len__(self) -> int:
+        return len(self.frames)
+
+    @property
+    def labelled(self) -> tuple[int, ...]:
+        """Indices of the frames that have labels."""
+        return tuple(i for i, label in enumerate(self.labels) if label is not None)
+
+    @property
+    def step(self) -> int:
+        """Usual distance of two frames in numbers (the median); 1 for a single frame."""
+        return usual_step(self.numbers)
+
+    @property
+    def fps(self) -> float | None:
+        """Frames per second of the stored frames; None where the clock is unknown."""
+        return None if self.rate_hz is None else self.rate_hz / self.step
+
+
+def usual_step(numbers: Sequence[int]) -> int:
+    """Median distance of neighbouring frame numbers; 1 for fewer than two."""
+    steps = [later - earlier for earlier, later in pairwise(numbers)]
+    return int(median(steps)) if steps else 1
+
+
+def split_at_gaps(video: Video, max_step: int | None = None) -> list[Video]:
+    """Cut a video wherever more than `max_step` numbers lie between two frames.
+
+    Args:
+        video: the whole source.
+        max_step: longest step that is no gap; None for three times the usual step.
+
+    Returns:
+        One video of the same name if nothing was cut, else parts named by their first frame.
+    """
+    limit = 3 * video.step if max_step is None else max_step
+    starts = [0]
+    starts += [i for i in range(1, len(video)) if video.numbers[i] - video.numbers[i - 1] > limit]
+    if len(starts) == 1:
+        return [video]
+    parts = []
+    for start, stop in zip(starts, [*starts[1:], len(video)], strict=True):
+        parts.append(
+            Video(
+                name=video.frames[start].stem,
+                frames=video.frames[start:stop],
+                labels=video.labels[start:stop],
+                numbers=video.numbers[start:stop],
+                rate_hz=video.rate_hz,
+            )
+        )
+    return parts
+
+
+class VideoDataset:
+    """Videos with labels of one set of classes, read file by file.
+
+    Attributes:
+        name: such as "camvid/val".
+        videos: unbroken runs of frames.
+        classes: names, in the order of the label indices.
+        palette: (C, 3) uint8 RGB.
+        ignore: label of pixels that count nowhere.
+        void_is_error: labels predicted on pixels whose truth is void (`ignore`) count as false
+            positives: `ConfusionMatrix(..., void_truth="false_positive")`.
+    """
+
+    ignore = IGNORE
+
+    def __init__(
+        self,
+        name: str,
+        videos: Sequence[Video],
+        classes: Sequence[str],
+        palette: Sequence[Sequence[int]] | np.ndarray,
+        *,
+        label_table: np.ndarray | None = None,
+        void_is_error: bool = False,
+    ) -> None:
+        """Collect videos.
+
+        Args:
+            name: shown in reports.
+            videos: at least one; their names are unique.
+            classes: one name per class.
+            palette: one RGB colour per class.
+            label_table: (256,) the label index of each value in a label file, -1 for values that
+                must not occur; None if files hold the indices themselves and 255 is ignored.
+            void_is_error: see the class.
+
+        Raises:
+            ValueError: no video, a name used twice, or palette and classes disagree.
+        """
+        if not videos:
+            raise ValueError(f"{name}: no frames found; is this the folder of the data set?")
+        names = [video.name for video in videos]
+        if len(set(names)) != len(names):
+            twice = sorted({n for n in names if names.count(n) > 1})
+            raise ValueError(f"{name}: video names must be unique, these are not: {twice}")
+        self.name = name
+        self.videos = tuple(videos)
+        self.classes = tuple(classes)
+        self.palette = np.asarray(palette, dtype=np.uint8)
+        self.void_is_error = void_is_error
+        if self.palette.shape != (len(self.classes), 3):
+            raise ValueError(
+                f"{name}: palette must be ({len(self.classes)}, 3), one colour per class, "
+                f"got {self.palette.shape}"
+            )
+        self.label_table = identity_table(len(self.classes)) if label_table is None else label_table
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes."""
+        return len(self.classes)
+
+    @property
+    def num_frames(self) -> int:
+        """Frames of all videos."""
+        return sum(len(video) for video in self.videos)
+
+    @property
+    def num_labelled(self) -> int:
+        """Labelled frames of all videos."""
+        return sum(len(video.labelled) for video in self.videos)
+
+    def read_frame(self, path: Path) -> np.ndarray:
+        """Read an image file as (H, W, 3) uint8 RGB."""
+        return read_rgb(path)
+
+    def read_label(self, path: Path) -> np.ndarray:
+        """Read a label file as (H, W) uint8 label indices, `ignore` where nothing counts.
+
+        Raises:
+            ValueError: the file holds a value that is no class (the message names both), is in
+                colour, or cannot be read.
+        """
+        return map_values(read_indices(path), self.table_for(path), path, self.num_classes)
+
+    def table_for(self, path: Path) -> np.ndarray:
+        """The (256,) table from file values to label indices that holds for this file."""
+        del path
+        return self.label_table
+
+    def __repr__(self) -> str:
+        return (
+            f"<{self.name}: {len(self.videos)} videos, {self.num_frames} frames, "
+            f"{self.num_labelled} labelled, {self.num_classes} classes>"
+        )
+
+
+def identity_table(num_classes: int) -> np.ndarray:
+    """Table of files that hold the indices themselves, 255 ignored."""
+    table = np.full(256, -1, dtype=np.int16)
+    table[:num_classes] = np.arange(num_classes)
+    table[IGNORE] = IGNORE
+    return table
+
+
+def map_values(values: np.ndarray, table: np.ndarray, path: Path, num_classes: int) -> np.ndarray:
+    """Send file values through a table; ValueError for those that it does not allow."""
+    present = np.flatnonzero(np.bincount(values.ravel(), minlength=256))
+    wrong = [int(value) for value in present if table[value] < 0]
+    if wrong:
+        raise ValueError(
+            f"{path}: label values {wrong} mean nothing among {num_classes} classes "
+            f"(allowed: {np.flatnonzero(table >= 0).tolist()}); were these labels made for "
+            "another set of classes, or not yet converted (vidseg data prepare)?"
+        )
+    return table.astype(np.uint8)[values]
+
+
+def read_rgb(path: Path) -> np.ndarray:
+    """Read an image file as (H, W, 3) uint8 RGB.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is no image, or damaged.
+    """
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image:
+            return np.array(image.convert("RGB"))
+    except FileNotFoundError:
+        raise FileNotFoundError(
+            f"frame {path} does not exist; vidseg data check lists all"
+        ) from None
+    except (OSError, SyntaxError, ValueError) as error:
+        raise ValueError(f"{path} cannot be read as an image: {error}") from error
+
+
+def read_indices(path: Path) -> np.ndarray:
+    """Read a single-channel or palette image as (H, W) uint8 indices, colours never applied.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is no image, damaged, in colour, or has values above 255.
+    """
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image:
+            mode, values = image.mode, np.array(image)
+    except FileNotFoundError:
+        raise FileNotFoundError(
+            f"label {path} does not exist; vidseg data check lists all"
+        ) from None
+    except (OSError, SyntaxError, ValueError) as error:
+        raise ValueError(f"{path} cannot be read as an image: {error}") from error
+    if values.ndim != 2:
+        raise ValueError(
+            f"{path}: labels must be one channel of class indices, got an image of mode {mode}; "
+            "convert colours to indices first (vidseg data prepare)"
+        )
+    if values.size and (values.min() < 0 or values.max() > 255):
+        raise ValueError(f"{path}: label values must be 0..255, got up to {values.max()}")
+    return values.astype(np.uint8)
+
+
+@dataclass(frozen=True)
+class Snippet:
+    """A labelled frame and the frames that its labels are predicted from.
+
+    Attributes:
+        video: where they come from.
+        label_index: index of the labelled frame in `video.frames`.
+        frame_indices: oldest first, the labelled frame last; may repeat a frame.
+    """
+
+    video: Video
+    label_index: int
+    frame_indices: tuple[int, ...]
+
+    @property
+    def name(self) -> str:
+        """Video and file of the labelled frame."""
+        return f"{self.video.name}/{self.video.frames[self.label_index].stem}"
+
+    @property
+    def frames(self) -> tuple[Path, ...]:
+        """Files of the frames, oldest first."""
+        return tuple(self.video.frames[i] for i in self.frame_indices)
+
+    @property
+    def label(self) -> Path:
+        """File of the labels."""
+        label = self.video.labels[self.label_index]
+        assert label is not None, f"{self.name} was indexed as labelled"
+        return label
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """Window of memory frames drawn from a range, once per labelled frame (see `drawn`)."""
+
+    num_frames: int
+    within: int
+    seed: int
+    start: Start
+    video: str = ""
+
+    def for_video(self, name: str) -> Drawn:
+        """The same draw for another video, independent of this one."""
+        return replace(self, video=name)
+
+    def __call__(self, t: int) -> tuple[int, ...]:
+        """The window of frame `t`."""
+        rng = np.random.default_rng([self.seed, zlib.crc32(self.video.encode()), t])
+        offsets = 1 + rng.choice(self.within, size=self.num_frames, replace=False)
+        return _window(t, sorted(offsets.tolist(), reverse=True), self.start)
+
+
+def preceding(num_frames: int, *, start: Start = "repeat") -> Window:
+    """Window of the directly preceding frames and the frame itself.
+
+    TMANet, section 3.1 of its protocol: what its released settings use (2 and 4 frames).
+
+    Args:
+        num_frames: memory frames, so the window holds one more; 0 for image models.
+        start: at the start of a video "repeat" its first frame, or "skip" the sample.
+
+    Example:
+        >>> preceding(2)(5), preceding(2)(1), preceding(2, start="skip")(1)
+        ((3, 4, 5), (0, 0, 1), ())
+    """
+    _check_window(num_frames, num_frames, start)
+    offsets = range(num_frames, 0, -1)
+    return lambda t: _window(t, offsets, start)
+
+
+def drawn(num_frames: int, within: int, seed: int = 0, *, start: Start = "repeat") -> Drawn:
+    """Window of distinct frames drawn from the last `within` ones, and the frame itself.
+
+    TMANet draws once when the data set is built, not per epoch; so does this. The draw is a pure
+    function of (seed, video, frame). With `within == num_frames` it is `preceding(num_frames)`.
+
+    Args:
+        num_frames: memory frames.
+        within: how far back they may lie, in frames.
+        seed: of the draw.
+        start: where a drawn frame lies before the video, "repeat" the first, or "skip" the sample.
+    """
+    _check_window(num_frames, within, start)
+    return Drawn(num_frames, within, seed, start)
+
+
+def _window(t: int, offsets: Sequence[int], start: Start) -> tuple[int, ...]:
+    indices = (*(t - offset for offset in offsets), t)
+    if start == "skip" and indices[0] < 0:
+        return ()
+    return tuple(max(index, 0) for index in indices)
+
+
+def _check_window(num_frames: int, within: int, start: str) -> None:
+    if num_frames < 0 or within < num_frames:
+        raise ValueError(
+            "a window needs 0 or more memory frames and a range that holds them, "
+            f"got {num_frames} frames within {within}"
+        )
+    if start not in ("repeat", "skip"):
+        raise ValueError(f'start must be "repeat" or "skip", got {start!r}')
+
+
+def snippets(dataset: VideoDataset, window: Window) -> list[Snippet]:
+    """List a snippet for every labelled frame.
+
+    Args:
+        dataset: where from.
+        window: from the index of a frame in its video to the indices that it is predicted from,
+            oldest first, itself last: `model.window_frames`, `preceding(n)` or `drawn(n, within)`.
+            An empty window leaves the frame out.
+
+    Raises:
+        ValueError: nothing is labelled, everything is left out, or a window is malformed.
+
+    Example:
+        >>> video = Video("v", (Path("0.png"), Path("1.png")), (None, Path("1_label.png")), (0, 1))
+        >>> street = VideoDataset("street", [video], ["road"], [(128, 64, 128)])
+        >>> [snippet.frame_indices for snippet in snippets(street, preceding(2))]
+        [(0, 0, 1)]
+    """
+    found = []
+    for video in dataset.videos:
+        window_of = window.for_video(video.name) if isinstance(window, Drawn) else window
+        for t in video.labelled:
+            indices = tuple(window_of(t))
+            if not indices:
+                continue
+            if indices[-1] != t or min(indices) < 0 or max(indices) >= len(video):
+                raise ValueError(
+                    f"the window of frame {t} of {video.name!r} must end with {t} and stay in "
+                    f"0..{len(video) - 1}, got {indices}"
+                )
+            found.append(Snippet(video, t, indices))
+    if not found:
+        reason = "no frame is labelled" if not dataset.num_labelled else "the window left all out"
+        raise ValueError(f"{dataset.name}: no snippet, {reason}; for a lone frame use preceding(0)")
+    return found
+
+
+@lru_cache(maxsize=4)
+def _permutation(seed: int, epoch: int, length: int) -> np.ndarray:
+    # The 1 keeps this stream apart from the augmentation's, which is seeded [seed, number].
+    return np.random.default_rng([seed, epoch, 1]).permutation(length)
+
+
+class ClipDataset(torch.utils.data.Dataset[Sample]):
+    """Clips by global sample number: a pure function of (seed, number), in any worker.
+
+    Sample `number` belongs to epoch `number // len(self)`, so a sampler that counts on over the
+    epochs visits each snippet once per epoch, and a resumed run needs the count alone.
+    """
+
+    def __init__(
+        self,
+        dataset: VideoDataset,
+        snippets: Sequence[Snippet],
+        transform: Transform,
+        seed: int = 0,
+        *,
+        shuffle: bool = False,
+    ) -> None:
+        """Index snippets.
+
+        Args:
+            dataset: reads the files.
+            snippets: from `snippets(dataset, window)`.
+            transform: `TrainTransform`, `EvalTransform` or alike.
+            seed: of order and augmentation; 0 or more.
+            shuffle: another order in each epoch, else the order of `snippets`.
+
+        Raises:
+            ValueError: no snippets, or a negative seed.
+        """
+        if not snippets:
+            raise ValueError(f"{dataset.name}: a ClipDataset needs at least one snippet")
+        if seed < 0:
+            raise ValueError(f"seed must be 0 or more, got {seed}")
+        self.dataset = dataset
+        self.snippets = tuple(snippets)
+        self.transform = transform
+        self.seed = seed
+        self.shuffle = shuffle
+
+    def __len__(self) -> int:
+        return len(self.snippets)
+
+    def __iter__(self) -> Iterator[Sample]:
+        return (self[number] for number in range(len(self)))
+
+    def snippet(self, number: int) -> Snippet:
+        """The snippet of a global sample number."""
+        if number < 0:
+            raise IndexError(f"sample numbers start at 0, got {number}")
+        epoch, place = divmod(number, len(self.snippets))
+        if self.shuffle:
+            place = int(_permutation(self.seed, epoch, len(self.snippets))[place])
+        return self.snippets[place]
+
+    def __getitem__(self, number: int) -> Sample:
+        """Read and transform one clip.
+
+        Args:
+            number: global sample number, 0 or more, without upper limit.
+
+        Returns:
+            frames (T, 3, H, W) float32, labels (H, W) int64, name.
+
+        Raises:
+            ValueError: a file is damaged, or sizes differ within the snippet.
+        """
+        snippet = self.snippet(number)
+        images = self._read(snippet)
+        labels = self.dataset.read_label(snippet.label)
+        if labels.shape != images[-1].shape[:2]:
+            raise ValueError(
+                f"{snippet.label} is {_size(labels)}, but its frame {snippet.frames[-1]} is "
+                f"{_size(images[-1])}; labels and frames must have one size"
+            )
+        rng = np.random.default_rng([self.seed, number])
+        frames, target = self.transform(images, labels, rng)
+        return {"frames": frames, "labels": target, "name": snippet.name}
+
+    def _read(self, snippet: Snippet) -> list[np.ndarray]:
+        images = {path: self.dataset.read_frame(path) for path in dict.fromkeys(snippet.frames)}
+        newest = images[snippet.frames[-1]]
+        for path, image in images.items():
+            if image.shape != newest.shape:
+                raise ValueError(
+                    f"{path} is {_size(image)}, but {snippet.frames[-1]} of the same video is "
+                    f"{_size(newest)}; the frames of a video must have one size"
+                )
+        return [images[path] for path in snippet.frames]
+
+
+def _size(image: np.ndarray) -> str:
+    return f"{image.shape[1]}x{image.shape[0]}"

@@ -1,0 +1,306 @@
+"""From the images of a clip to tensors: one geometric draw for all frames."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Literal
+
+import numpy as np
+import torch
+
+from vidseg.segmenter import IGNORE
+
+IMAGENET_MEAN = (123.675, 116.28, 103.53)
+IMAGENET_STD = (58.395, 57.12, 57.375)
+MAX_REDRAWS = 10
+
+
+def opencv() -> ModuleType:
+    """OpenCV, imported when it is needed; without threads of its own in a loader worker."""
+    import cv2
+
+    if torch.utils.data.get_worker_info() is not None:
+        cv2.setNumThreads(0)
+    return cv2
+
+
+@dataclass(frozen=True)
+class Photometric:
+    """One draw of brightness, contrast, saturation and hue noise; None leaves a step out.
+
+    Every step rounds to uint8. Contrast comes before or after the two steps in HSV.
+
+    Attributes:
+        brightness: added, on the 0..255 scale.
+        contrast: factor.
+        contrast_first: contrast before saturation and hue.
+        saturation: factor.
+        hue: added, on OpenCV's scale of 180.
+    """
+
+    brightness: float | None = None
+    contrast: float | None = None
+    contrast_first: bool = True
+    saturation: float | None = None
+    hue: int | None = None
+
+    @classmethod
+    def draw(cls, rng: np.random.Generator) -> Photometric:
+        """Draw with the usual ranges of SSD: +-32, 0.5..1.5, 0.5..1.5, +-18, each with p = 0.5."""
+        use = rng.random(5) < 0.5
+        brightness, contrast, saturation = rng.uniform((-32, 0.5, 0.5), (32, 1.5, 1.5))
+        hue = int(rng.integers(-18, 19))
+        return cls(
+            brightness=float(brightness) if use[0] else None,
+            contrast=float(contrast) if use[1] else None,
+            contrast_first=bool(use[2]),
+            saturation=float(saturation) if use[3] else None,
+            hue=hue if use[4] else None,
+        )
+
+    def __call__(self, image: np.ndarray) -> np.ndarray:
+        """Apply to an (H, W, 3) uint8 RGB image."""
+        cv2 = opencv()
+        ramp = np.arange(256, dtype=np.float64)
+        if self.brightness is not None:
+            image = cv2.LUT(image, _to_uint8(ramp + self.brightness))
+        if self.contrast is not None and self.contrast_first:
+            image = cv2.LUT(image, _to_uint8(ramp * self.contrast))
+        if self.saturation is not None:
+            hsv = cv2.cvtColor(image, cv2.COLOR_RGB2HSV)
+            hsv[..., 1] = _to_uint8(ramp * self.saturation)[hsv[..., 1]]
+            image = cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)
+        if self.hue is not None:
+            hsv = cv2.cvtColor(image, cv2.COLOR_RGB2HSV)
+            hsv[..., 0] = ((ramp + self.hue) % 180).astype(np.uint8)[hsv[..., 0]]
+            image = cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)
+        if self.contrast is not None and not self.contrast_first:
+            image = cv2.LUT(image, _to_uint8(ramp * self.contrast))
+        return image
+
+
+def _to_uint8(values: np.ndarray) -> np.ndarray:
+    return np.clip(np.rint(values), 0, 255).astype(np.uint8)
+
+
+def size_within(size: tuple[int, int], box: tuple[int, int]) -> tuple[int, int]:
+    """Largest size of the same aspect in a box, long side to long side.
+
+    Args:
+        size: (H, W) of the image.
+        box: (H, W) or (W, H); the orientation does not matter.
+
+    Returns:
+        (H, W), each int(x * scale + 0.5).
+
+    Example:
+        >>> size_within((720, 960), (1000, 750))
+        (750, 1000)
+    """
+    scale = min(max(box) / max(size), min(box) / min(size))
+    height, width = (max(int(side * scale + 0.5), 1) for side in size)
+    return height, width
+
+
+def is_varied(labels: np.ndarray, max_class_share: float) -> bool:
+    """Whether two classes occur and none fills `max_class_share` of the pixels that count."""
+    counts = np.bincount(labels.ravel(), minlength=IGNORE + 1)[:IGNORE]
+    return bool((counts > 0).sum() > 1 and counts.max() / counts.sum() < max_class_share)
+
+
+@dataclass(frozen=True)
+class TrainTransform:
+    """Random resize, crop, flip and photometric noise; one geometric draw for the whole clip.
+
+    TMANet's published training pipeline. Photometric noise is drawn once per clip; TMANet's
+    authors draw it for each frame (`photometric="frame"`), which shakes the memory.
+
+    Attributes:
+        crop: (H, W) of the result; smaller images are padded at the bottom and right, frames
+            with 0 after normalisation, labels with 255. Larger than any image: no crop at all.
+        base_size: (W, H) that the random ratio refers to; None for the image's own size.
+        scale: range of the random ratio; (1.0, 1.0) for none.
+        max_class_share: a crop is redrawn, up to 10 times, while one class fills this share of
+            the label pixels that count, or is alone; 1.0 takes every crop.
+        flip: probability of a horizontal flip.
+        photometric: noise per "clip", per "frame" or "none".
+        mean: RGB, on the 0..255 scale.
+        std: RGB, on the 0..255 scale.
+    """
+
+    crop: tuple[int, int]
+    base_size: tuple[int, int] | None = None
+    scale: tuple[float, float] = (0.5, 2.0)
+    max_class_share: float = 0.75
+    flip: float = 0.5
+    photometric: Literal["clip", "frame", "none"] = "clip"
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    std: tuple[float, float, float] = IMAGENET_STD
+
+    def __post_init__(self) -> None:
+        if len(self.crop) != 2 or min(self.crop) < 1:
+            raise ValueError(f"crop must be (height, width) in pixels, got {self.crop}")
+        if self.base_size is not None and (len(self.base_size) != 2 or min(self.base_size) < 1):
+            raise ValueError(f"base_size must be (width, height) in pixels, got {self.base_size}")
+        if not 0 < self.scale[0] <= self.scale[1]:
+            raise ValueError(f"scale must be a rising range above 0, got {self.scale}")
+        if not 0 < self.max_class_share <= 1 or not 0 <= self.flip <= 1:
+            raise ValueError(
+                "max_class_share must lie in (0, 1] and flip in [0, 1], "
+                f"got {self.max_class_share} and {self.flip}"
+            )
+        if self.photometric not in ("clip", "frame", "none"):
+            raise ValueError(
+                f'photometric must be "clip", "frame" or "none", got {self.photometric!r}'
+            )
+
+    def __call__(
+        self, frames: Sequence[np.ndarray], label: np.ndarray, rng: np.random.Generator
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Transform a clip.
+
+        Args:
+            frames: (H, W, 3) uint8 RGB each, oldest first.
+            label: (H, W) uint8 of the last frame.
+            rng: the only source of randomness.
+
+        Returns:
+            frames (T, 3, *crop) float32, labels (*crop) int64.
+
+        Raises:
+            ValueError: frames and label differ in size, or are not uint8.
+        """
+        check_clip(frames, label)
+        frames, label = self._resize(frames, label, rng)
+        rows, columns = self._crop(label, rng)
+        frames, label = [frame[rows, columns] for frame in frames], label[rows, columns]
+        if rng.random() < self.flip:
+            frames, label = [frame[:, ::-1] for frame in frames], label[:, ::-1]
+        if self.photometric == "clip":
+            noise = Photometric.draw(rng)
+            frames = [noise(np.ascontiguousarray(frame)) for frame in frames]
+        elif self.photometric == "frame":
+            frames = [Photometric.draw(rng)(np.ascontiguousarray(frame)) for frame in frames]
+        height, width = label.shape
+        clip = torch.zeros(len(frames), 3, *self.crop)
+        clip[:, :, :height, :width] = normalise(frames, self.mean, self.std)
+        target = torch.full(self.crop, IGNORE, dtype=torch.int64)
+        target[:height, :width] = torch.from_numpy(label.astype(np.int64))
+        return clip, target
+
+    def _resize(
+        self, frames: Sequence[np.ndarray], label: np.ndarray, rng: np.random.Generator
+    ) -> tuple[list[np.ndarray], np.ndarray]:
+        ratio = rng.uniform(*self.scale)
+        width, height = self.base_size or label.shape[::-1]
+        # A ratio that leaves less than a pixel still leaves a pixel.
+        box = max(int(height * ratio), 1), max(int(width * ratio), 1)
+        size = size_within(label.shape, box)
+        return [resize_image(frame, size) for frame in frames], resize_labels(label, size)
+
+    def _crop(self, label: np.ndarray, rng: np.random.Generator) -> tuple[slice, slice]:
+        spans = self._draw_crop(label, rng)
+        if self.max_class_share < 1:
+            for _ in range(MAX_REDRAWS):
+                if is_varied(label[spans], self.max_class_share):
+                    break
+                spans = self._draw_crop(label, rng)
+        return spans
+
+    def _draw_crop(self, label: np.ndarray, rng: np.random.Generator) -> tuple[slice, slice]:
+        spans = []
+        for side, wanted in zip(label.shape, self.crop, strict=True):
+            start = int(rng.integers(max(side - wanted, 0) + 1))
+            spans.append(slice(start, start + wanted))
+        return spans[0], spans[1]
+
+
+@dataclass(frozen=True)
+class EvalTransform:
+    """Normalise, and resize the frames if asked; labels keep their original size.
+
+    Attributes:
+        mean: RGB, on the 0..255 scale.
+        std: RGB, on the 0..255 scale.
+        size: (H, W) that the frames are resized to; None for their own.
+    """
+
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    std: tuple[float, float, float] = IMAGENET_STD
+    size: tuple[int, int] | None = None
+
+    def __call__(
+        self,
+        frames: Sequence[np.ndarray],
+        label: np.ndarray,
+        rng: np.random.Generator | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Transform a clip.
+
+        Args:
+            frames: (H, W, 3) uint8 RGB each, oldest first.
+            label: (H, W) uint8 of the last frame.
+            rng: unused.
+
+        Returns:
+            frames (T, 3, h, w) float32, labels (H, W) int64.
+
+        Raises:
+            ValueError: frames and label differ in size, or are not uint8.
+        """
+        check_clip(frames, label)
+        size = self.size
+        if size is not None:
+            frames = [resize_image(frame, size) for frame in frames]
+        return normalise(frames, self.mean, self.std), torch.from_numpy(label.astype(np.int64))
+
+
+def resize_image(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Resize (H, W, 3) uint8 bilinearly to `size` (height, width), as OpenCV does."""
+    if image.shape[:2] == tuple(size):
+        return image
+    cv2 = opencv()
+    return cv2.resize(image, (size[1], size[0]), interpolation=cv2.INTER_LINEAR)
+
+
+def resize_labels(label: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Resize (H, W) label indices to `size` (height, width) by nearest neighbour, as OpenCV does.
+
+    Raises:
+        TypeError: the labels are not integers.
+    """
+    if not np.issubdtype(label.dtype, np.integer):
+        raise TypeError(f"labels are class indices and never blended; got {label.dtype}")
+    if label.shape == tuple(size):
+        return label
+    cv2 = opencv()
+    return cv2.resize(label, (size[1], size[0]), interpolation=cv2.INTER_NEAREST)
+
+
+def normalise(
+    frames: Sequence[np.ndarray], mean: Sequence[float], std: Sequence[float]
+) -> torch.Tensor:
+    """(x - mean) / std of (H, W, 3) uint8 images, as (T, 3, H, W) float32."""
+    stacked = torch.from_numpy(np.stack([frame.transpose(2, 0, 1) for frame in frames]))
+    channels = (3, 1, 1)
+    shift, spread = torch.tensor(mean).view(channels), torch.tensor(std).view(channels)
+    return (stacked.float() - shift).div_(spread)
+
+
+def check_clip(frames: Sequence[np.ndarray], label: np.ndarray) -> None:
+    """ValueError unless all frames are uint8 RGB of one size, and the label's size is theirs."""
+    if not frames:
+        raise ValueError("a clip needs at least one frame, got none")
+    for frame in frames:
+        if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3:
+            raise ValueError(f"frames must be (H, W, 3) uint8 RGB, got {frame.shape} {frame.dtype}")
+    sizes = {frame.shape[:2] for frame in frames}
+    if len(sizes) > 1:
+        raise ValueError(f"the frames of a clip must have one size, got {sorted(sizes)}")
+    if label.dtype != np.uint8 or label.shape not in sizes:
+        raise ValueError(
+            f"label must be (H, W) uint8 like its frame {sizes.pop()}, "
+            f"got {label.shape} {label.dtype}"
+        )
