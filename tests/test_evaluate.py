@@ -1,0 +1,346 @@
+"""Figures of models and of saved label maps; streams, windows, flips, scales and sliding windows."""
+
+from __future__ import annotations
+
+import csv
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from vidseg.data import open_dataset
+from vidseg.data.clip import Video, VideoDataset
+from vidseg.inference.evaluate import evaluate
+from vidseg.inference.evaluation import Observed, evaluate_predictions, labelled_frames
+from vidseg.methods.tmanet import TMANet
+from vidseg.metrics import ConfusionMatrix
+from vidseg.segmenter import PerFrame, VideoSegmenter
+
+CLASSES = ("road", "car", "sky")
+PALETTE = ((250, 0, 0), (0, 250, 0), (0, 0, 250))
+
+
+class InMemory(VideoDataset):
+    """Noise to look at, labels to compare with: pure functions of the file's name."""
+
+    void_share = 0.1
+
+    def __init__(
+        self, *videos: Video, size: tuple[int, int] = (24, 40), label_size=None, **options
+    ) -> None:
+        super().__init__("street/val", videos, CLASSES, PALETTE, **options)
+        self.size = size
+        self.label_size = label_size or size
+
+    def read_frame(self, path: Path) -> np.ndarray:
+        height, width = self.size
+        extra = 8 if path.stem.startswith("wide") else 0
+        rng = np.random.default_rng(list(path.stem.encode()))
+        return rng.integers(0, 256, (height, width + extra, 3), dtype=np.uint8)
+
+    def read_label(self, path: Path) -> np.ndarray:
+        height, width = self.label_size
+        extra = 8 if path.stem.startswith("wide") else 0
+        rng = np.random.default_rng([7, *path.stem.encode()])
+        truth = rng.integers(0, 3, (height, width + extra), dtype=np.uint8)
+        truth[rng.random(truth.shape) < self.void_share] = 3 if self.void_is_error else 255
+        return truth
+
+
+def video(name: str, length: int, labelled: tuple[int, ...] | None = None) -> Video:
+    frames = tuple(Path(f"{name}_{i}.png") for i in range(length))
+    wanted = range(length) if labelled is None else labelled
+    labels = tuple(path if i in wanted else None for i, path in enumerate(frames))
+    return Video(name, frames, labels, tuple(range(length)))
+
+
+@pytest.fixture(scope="module")
+def tmanet() -> VideoSegmenter:
+    torch.manual_seed(0)
+    model = TMANet.tiny(3).eval()
+    with torch.no_grad():  # fresh classifiers are nearly zero, and every label the same
+        for weight in model.head.classifier.parameters():
+            weight.normal_()
+    return model
+
+
+def by_colour(**options) -> PerFrame:
+    """Labels a pixel by its strongest channel."""
+    conv = nn.Conv2d(3, 3, 1)
+    with torch.no_grad():
+        conv.weight.copy_(torch.eye(3)[:, :, None, None])
+        conv.bias.zero_()
+    return PerFrame(conv, num_classes=3, **options)
+
+
+def maps_of(model, dataset, **options) -> dict[tuple[str, int], np.ndarray]:
+    seen: dict[tuple[str, int], np.ndarray] = {}
+
+    def observe(frame: Observed) -> None:
+        if frame.truth is not None:
+            seen[frame.video.name, frame.frame_index] = frame.labels
+
+    evaluate(model, dataset, observe=observe, **options)
+    return seen
+
+
+def test_a_perfect_model_scores_one():
+    class Painted(InMemory):
+        void_share = 0.0
+
+        def read_frame(self, path: Path) -> np.ndarray:
+            return self.palette[self.read_label(path)]
+
+    result = evaluate(by_colour(), Painted(video("a", 3)))
+    assert result.mean_iou == result.pixel_accuracy == result.mean_class_accuracy == 1.0
+    assert result.num_frames == 3
+    assert result.ms_per_frame is not None
+    assert result.ms_per_frame > 0
+
+
+def test_figures_are_those_of_the_label_maps():
+    dataset = InMemory(video("a", 3), video("b", 2))
+    result = evaluate(by_colour(), dataset)
+    matrix = ConfusionMatrix(3)
+    card = by_colour().card
+    for one in dataset.videos:
+        for path in one.frames:
+            labels = card.normalise(dataset.read_frame(path)).argmax(0)
+            matrix.update(labels, dataset.read_label(path))
+    assert torch.equal(result.matrix.counts, matrix.counts)
+    assert set(result.videos) == {"a", "b"}
+    merged = ConfusionMatrix(3)
+    for part in result.videos.values():
+        merged.merge(part)
+    assert torch.equal(merged.counts, matrix.counts)
+
+
+def test_streams_and_windows_give_the_same_label_maps(tmanet):
+    dense, sparse = video("a", 9), video("a", 9, labelled=(1, 8))
+    whole = maps_of(tmanet, InMemory(dense))
+    windows = maps_of(tmanet, InMemory(sparse))
+    assert {key[1] for key in windows} == {1, 8}
+    assert len({labels.tobytes() for labels in whole.values()}) > 1
+    for key, labels in windows.items():
+        assert (labels == whole[key]).mean() > 0.999  # argmax of nearly equal logits may turn
+
+
+def test_how_a_video_runs_follows_from_its_labels(tmanet):
+    dense = evaluate(tmanet, InMemory(video("a", 4)))
+    sparse = evaluate(tmanet, InMemory(video("a", 12, labelled=(3, 11))))
+    both = evaluate(tmanet, InMemory(video("a", 4), video("b", 12, labelled=(11,))))
+    run_as = [result.conventions["run_as"] for result in (dense, sparse, both)]
+    assert run_as == ["stream", "windows", "stream and windows"]
+
+
+def test_frames_are_counted_and_read_in_order(tmanet):
+    seen, steps = [], []
+    evaluate(
+        tmanet,
+        InMemory(video("a", 3), video("b", 2)),
+        observe=lambda frame: seen.append((frame.video.name, frame.frame_index)),
+        progress=lambda done, total: steps.append((done, total)),
+    )
+    assert seen == [("a", 0), ("a", 1), ("a", 2), ("b", 0), ("b", 1)]
+    assert steps == [(i, 5) for i in range(1, 6)]
+
+
+@pytest.mark.parametrize("batch_size", [2, 4])
+def test_a_batch_changes_nothing(tmanet, batch_size):
+    dataset = InMemory(
+        video("a", 5),
+        video("b", 3),
+        video("wide", 2),
+        video("c", 9, labelled=(2, 8)),
+        video("wide-c", 9, labelled=(8,)),
+    )
+    one, many = maps_of(tmanet, dataset), maps_of(tmanet, dataset, batch_size=batch_size)
+    assert one.keys() == many.keys()
+    for key, labels in one.items():
+        assert labels.shape == many[key].shape
+        assert (labels == many[key]).mean() > 0.999
+
+
+def test_labels_are_compared_at_their_own_size():
+    dataset = InMemory(video("a", 2), label_size=(48, 80))
+    maps = maps_of(by_colour(), dataset)
+    assert {labels.shape for labels in maps.values()} == {(48, 80)}
+
+
+def test_flip_and_scales_average_softmax_maps():
+    dataset = InMemory(video("a", 1))
+    model = by_colour(align_corners=False)
+    image = dataset.read_frame(dataset.videos[0].frames[0])
+    frames = model.card.normalise(image)[None]
+    expected = torch.zeros(1, 3, 24, 40)
+    for size in ((24, 40), (36, 60)):
+        small = (
+            frames
+            if size == (24, 40)
+            else nn.functional.interpolate(frames, size, mode="bilinear", align_corners=False)
+        )
+        for flip in (False, True):
+            with torch.no_grad():
+                logits = model.model(small.flip(-1) if flip else small)
+            logits = nn.functional.interpolate(
+                logits, (24, 40), mode="bilinear", align_corners=False
+            )
+            scores = logits.softmax(1)
+            expected += scores.flip(-1) if flip else scores
+    maps = maps_of(model, dataset, flip=True, scales=(1.0, 1.5))
+    assert (maps["a", 0] == expected[0].argmax(0).numpy()).mean() > 0.999
+    plain = maps_of(model, dataset)
+    assert (maps["a", 0] != plain["a", 0]).any()
+
+
+def test_every_view_of_a_stream_keeps_its_own_memory(tmanet):
+    options = {"flip": True, "scales": (1.0, 2.0)}
+    whole = maps_of(tmanet, InMemory(video("a", 6)), **options)
+    windows = maps_of(tmanet, InMemory(video("a", 6, labelled=(5,))), **options)
+    assert (windows["a", 5] == whole["a", 5]).mean() > 0.999
+
+
+def test_sliding_windows_run_as_streams(tmanet):
+    sliding = ((16, 16), (8, 12))
+    whole = maps_of(tmanet, InMemory(video("a", 6)), sliding=sliding)
+    windows = maps_of(tmanet, InMemory(video("a", 6, labelled=(5,))), sliding=sliding)
+    assert (windows["a", 5] == whole["a", 5]).mean() > 0.999
+    huge = maps_of(tmanet, InMemory(video("a", 2)), sliding=((99, 99), (64, 64)))
+    plain = maps_of(tmanet, InMemory(video("a", 2)))
+    assert all((huge[key] == plain[key]).mean() > 0.999 for key in plain)
+
+
+def test_limits_choose_evenly_spread_frames():
+    dataset = InMemory(video("a", 6), video("b", 2, labelled=()), video("c", 2))
+    chosen = labelled_frames(dataset, max_frames=4)
+    assert {one.name: indices for one, indices in chosen.items()} == {"a": (0, 2, 4), "c": (0,)}
+    assert evaluate(by_colour(), dataset, max_frames=4).num_frames == 4
+    assert evaluate(by_colour(), dataset, max_videos=1).num_frames == 6
+
+
+def test_void_counts_as_the_data_set_says():
+    ignored = evaluate(by_colour(), InMemory(video("a", 2)))
+    counted = evaluate(by_colour(), InMemory(video("a", 2), void_is_error=True))
+    assert counted.mean_iou < ignored.mean_iou
+    assert counted.pixel_accuracy == ignored.pixel_accuracy
+    assert counted.conventions["void"] == "counted as false positives"
+
+
+def test_the_model_is_given_back_as_it_came():
+    model = by_colour().train()
+    evaluate(model, InMemory(video("a", 1)))
+    assert model.training
+
+
+def test_precision_runs_under_autocast():
+    seen = []
+    model = by_colour()
+    model.model.register_forward_hook(lambda module, inputs, output: seen.append(output.dtype))
+    evaluate(model, InMemory(video("a", 1)), precision="bf16")
+    assert seen == [torch.bfloat16]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"precision": "float8"}, "precision must be one of fp32, bf16, fp16"),
+        ({"batch_size": 0}, "batch_size must be at least 1"),
+        ({"scales": ()}, "scales must be ratios"),
+        ({"scales": (0.0,)}, "scales must be ratios"),
+        ({"max_videos": 0}, "max_videos must be at least 1"),
+        ({"max_frames": -1}, "max_frames must be at least 1"),
+    ],
+)
+def test_wrong_options_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        evaluate(by_colour(), InMemory(video("a", 1)), **options)
+
+
+def test_a_model_of_other_classes_is_refused():
+    other = PerFrame(nn.Conv2d(3, 5, 1), num_classes=5)
+    with pytest.raises(ValueError, match="the model has 5 classes and street/val has 3"):
+        evaluate(other, InMemory(video("a", 1)))
+    shuffled = by_colour()
+    shuffled.card = replace(shuffled.card, classes=("car", "road", "sky"))
+    with pytest.raises(ValueError, match="in another order"):
+        evaluate(shuffled, InMemory(video("a", 1)))
+
+
+def test_nothing_to_score_is_an_error():
+    with pytest.raises(ValueError, match="no labelled frame"):
+        evaluate(by_colour(), InMemory(video("a", 2, labelled=())))
+
+
+def test_figures_are_saved_with_their_conventions(tmp_path):
+    class NoSky(InMemory):
+        def read_label(self, path: Path) -> np.ndarray:
+            return np.where(super().read_label(path) == 2, 255, super().read_label(path))
+
+        def read_frame(self, path: Path) -> np.ndarray:
+            return super().read_frame(path) * np.array([1, 1, 0], np.uint8)
+
+    result = evaluate(by_colour(), NoSky(video("a", 2)))
+    assert result.class_iou[2].isnan()
+    result.save(tmp_path / "out")
+    saved = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert saved["mean_iou"] == result.mean_iou
+    assert saved["classes"]["sky"] == {"iou": None, "accuracy": None}
+    assert saved["conventions"]["data"] == "street/val"
+    assert np.array(saved["confusion"]).sum() == 2 * 24 * 40
+    with (tmp_path / "out" / "metrics.csv").open() as file:
+        rows = list(csv.reader(file))
+    assert rows[3] == ["sky", "-", "-"]
+    assert float(rows[-1][1]) == result.mean_iou
+    assert not list((tmp_path / "out").glob("*.partial"))
+
+
+def test_saved_label_maps_score_as_the_model_did(tmp_path):
+    dataset = InMemory(video("a", 3))
+    result = evaluate(by_colour(), dataset)
+    for (_, index), labels in maps_of(by_colour(), dataset).items():
+        Image.fromarray(labels).save(tmp_path / f"a_{index}.png")
+    again = evaluate_predictions(tmp_path, dataset)
+    assert torch.equal(again.matrix.counts, result.matrix.counts)
+    assert again.ms_per_frame is None
+
+
+def test_void_in_label_maps_is_a_miss(tmp_path):
+    dataset = InMemory(video("a", 1))
+    Image.fromarray(np.full((24, 40), 77, np.uint8)).save(tmp_path / "a_0.png")
+    result = evaluate_predictions(tmp_path, dataset)
+    assert result.mean_iou == 0.0
+    assert result.pixel_accuracy == 0.0
+
+
+def test_wrong_label_maps_are_refused(tmp_path):
+    dataset = InMemory(video("a", 1))
+    with pytest.raises(FileNotFoundError, match=r"no label map a_0.png in .* named as its label"):
+        evaluate_predictions(tmp_path, dataset)
+    with pytest.raises(FileNotFoundError, match="no folder of label maps"):
+        evaluate_predictions(tmp_path / "nowhere", dataset)
+    Image.fromarray(np.zeros((20, 40), np.uint8)).save(tmp_path / "a_0.png")
+    with pytest.raises(ValueError, match="is 40x20, its label is 40x24"):
+        evaluate_predictions(tmp_path, dataset)
+    Image.fromarray(np.zeros((24, 40, 3), np.uint8)).save(tmp_path / "a_0.png")
+    with pytest.raises(ValueError, match="one channel of class indices"):
+        evaluate_predictions(tmp_path, dataset)
+
+
+@pytest.mark.parametrize(
+    ("split", "protocol", "expected"),
+    [("test", "11", 57.17), ("test", "11-void-counted", 55.65), ("val", "11", 70.10)],
+)
+def test_another_groups_label_maps_score_as_published(shared, split, protocol, expected):
+    dataset = open_dataset("camvid", shared / "data" / "camvid", split, protocol=protocol)
+    result = evaluate_predictions(shared / "data" / "camvid_espnet_predictions" / split, dataset)
+    assert round(100 * result.mean_iou, 2) == expected
+    if (split, protocol) == ("test", "11"):
+        classes = [91.57, 71.85, 27.61, 93.22, 77.95, 63.68, 31.41, 13.99, 75.18, 38.77, 43.70]
+        assert [round(100 * v, 2) for v in result.class_iou.tolist()] == classes
+        assert round(100 * result.mean_class_accuracy, 2) == 68.30
+        assert round(100 * result.pixel_accuracy, 2) == 85.80
