@@ -1,1 +1,68 @@
-"""vidseg."""
+"""Video semantic segmentation: a class for every pixel of every frame, steady over time.
+
+    import vidseg
+
+    model = vidseg.load()                                  # the model that comes with the package
+    for result in vidseg.segment(model, "street.mp4"):     # frame by frame, bounded memory
+        result.labels, result.overlay()
+
+`import vidseg` needs torch and numpy alone; video, data and training are imported when used.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from vidseg import flow, losses, metrics
+    from vidseg.inference.stream import FrameResult, segment
+    from vidseg.methods import METHODS, create, load, load_official
+    from vidseg.segmenter import IGNORE, Memory, PerFrame, Segmentation, VideoSegmenter
+    from vidseg.weights import Card
+
+_HOMES = {
+    "METHODS": "vidseg.methods",
+    "create": "vidseg.methods",
+    "load": "vidseg.methods",
+    "load_official": "vidseg.methods",
+    "IGNORE": "vidseg.segmenter",
+    "Memory": "vidseg.segmenter",
+    "PerFrame": "vidseg.segmenter",
+    "Segmentation": "vidseg.segmenter",
+    "VideoSegmenter": "vidseg.segmenter",
+    "Card": "vidseg.weights",
+    "segment": "vidseg.inference.stream",
+    "FrameResult": "vidseg.inference.stream",
+}
+_MODULES = ("flow", "losses", "metrics")
+
+__version__ = "0.1.0"
+__all__ = [
+    "IGNORE",
+    "METHODS",
+    "Card",
+    "FrameResult",
+    "Memory",
+    "PerFrame",
+    "Segmentation",
+    "VideoSegmenter",
+    "create",
+    "flow",
+    "load",
+    "load_official",
+    "losses",
+    "metrics",
+    "segment",
+]
+
+
+def __getattr__(name: str) -> Any:
+    # `vidseg --help` and the data tools must not wait seconds for torch.
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
+    if name in _MODULES:
+        return import_module(f"vidseg.{name}")
+    raise AttributeError(f"module 'vidseg' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, "__version__"])

@@ -356,8 +356,8 @@ class PerFrame(VideoSegmenter):
         logits = self.output(self.model(frames))
         if logits.dim() != 4 or logits.shape[1] != self.num_classes:
             raise ValueError(
-                f"the image model gave {tuple(logits.shape)}, wanted "
-                f"(N, {self.num_classes}, h, w); pass its num_classes, or output=... to pick the logits"
+                f"the image model gave {tuple(logits.shape)}, wanted (N, {self.num_classes}, h, w)"
+                "; pass its num_classes, or output=... to pick the logits"
             )
         return logits
 

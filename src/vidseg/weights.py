@@ -274,3 +274,39 @@ def state_dict_of(content: Mapping[str, Any]) -> dict[str, Tensor]:
     if all(name.startswith("module.") for name in tensors):
         tensors = {name.removeprefix("module."): value for name, value in tensors.items()}
     return tensors
+
+
+def load_strictly(
+    model: torch.nn.Module, tensors: Mapping[str, Tensor], *, dead: Mapping[str, str] | None = None
+) -> None:
+    """Load a state dict in which every key is accounted for.
+
+    Args:
+        model: the module to fill.
+        tensors: name -> tensor, under the module's names.
+        dead: names that published checkpoints carry and the method does not use, with the reason.
+
+    Raises:
+        ValueError: keys are missing, unexpected or of another shape; all of them are listed.
+    """
+    wanted = model.state_dict()
+    used = {name: value for name, value in tensors.items() if name not in (dead or {})}
+    # Counters came with torch 0.4.1; older checkpoints have none and do not need them.
+    missing = [k for k in wanted if k not in used and not k.endswith("num_batches_tracked")]
+    unexpected = [k for k in used if k not in wanted]
+    shapes = [
+        f"{k} {tuple(used[k].shape)} (wanted {tuple(wanted[k].shape)})"
+        for k in used
+        if k in wanted and used[k].shape != wanted[k].shape
+    ]
+    faults = [
+        f"{what}: {', '.join(names)}"
+        for what, names in (("missing", missing), ("unexpected", unexpected), ("shapes", shapes))
+        if names
+    ]
+    if faults:
+        raise ValueError(
+            f"the checkpoint does not fit {type(model).__name__}; {'; '.join(faults)}. "
+            "Is it of another method, another number of classes or of memory frames?"
+        )
+    model.load_state_dict(used, strict=False)

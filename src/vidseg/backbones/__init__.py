@@ -1,0 +1,45 @@
+"""Image networks with the papers' dilation and stem variants; nothing here knows about time."""
+
+from typing import Any
+
+from torch import nn
+
+from vidseg.backbones.mobilenet import MobileNetV2
+from vidseg.backbones.resnet import ResNet
+
+# name -> how it is built. v1c: mmsegmentation's deep stem, contracted dilation. etc: dilation on
+# second convolutions alone. semseg: deep stem of width 64, constant dilation.
+BACKBONES: dict[str, dict[str, Any]] = {
+    "resnet18_v1c": {"depth": 18, "stem": "deep"},
+    "resnet50_v1c": {"depth": 50, "stem": "deep"},
+    "resnet101_v1c": {"depth": 101, "stem": "deep"},
+    "resnet152_v1c": {"depth": 152, "stem": "deep"},
+    "resnet18_etc": {"depth": 18, "rule": "second_conv"},
+    "resnet50_semseg": {"depth": 50, "stem": "deep", "stem_width": 64, "rule": "constant"},
+    "resnet101_semseg": {"depth": 101, "stem": "deep", "stem_width": 64, "rule": "constant"},
+    "resnet_tiny": {"depth": 18, "widths": (16, 32, 48, 64), "blocks": (1, 1, 1, 1)},
+    "mobilenetv2": {},
+}
+
+
+def build_backbone(name: str, **options: Any) -> nn.Module:
+    """Build a backbone by name.
+
+    Args:
+        name: one of BACKBONES.
+        options: further arguments of `ResNet` or `MobileNetV2`, such as output_stride.
+
+    Returns:
+        A module from (N, 3, H, W) to four maps, with their widths as `.channels`.
+
+    Raises:
+        ValueError: the name is unknown.
+        TypeError: an option does not belong to this network.
+    """
+    if name not in BACKBONES:
+        raise ValueError(f"unknown backbone {name!r}; there are {', '.join(BACKBONES)}")
+    network = MobileNetV2 if name == "mobilenetv2" else ResNet
+    return network(**{**BACKBONES[name], **options})
+
+
+__all__ = ["BACKBONES", "MobileNetV2", "ResNet", "build_backbone"]

@@ -1,0 +1,42 @@
+"""Pyramid pooling: context at four scales, joined with the input."""
+
+import torch
+from torch import Tensor, nn
+
+from vidseg.layers.resize import resize
+
+
+class PyramidPooling(nn.Module):
+    """Zhao et al., "Pyramid Scene Parsing Network", CVPR 2017, in semseg's layout.
+
+    Args:
+        in_channels: D of the input.
+        channels: D of each pooled branch; in_channels / number of bins by default.
+        bins: side of each pooled grid.
+
+    Attributes:
+        out_channels: D of the output, the input's and all branches' together.
+    """
+
+    def __init__(
+        self, in_channels: int, channels: int | None = None, *, bins: tuple[int, ...] = (1, 2, 3, 6)
+    ) -> None:
+        super().__init__()
+        channels = channels or in_channels // len(bins)
+        self.bins = bins
+        self.features = nn.ModuleList(
+            nn.Sequential(
+                nn.AdaptiveAvgPool2d(bin_side),
+                nn.Conv2d(in_channels, channels, 1, bias=False),
+                nn.BatchNorm2d(channels),
+                nn.ReLU(inplace=True),
+            )
+            for bin_side in bins
+        )
+        self.out_channels = in_channels + channels * len(bins)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, D, h, w) -> (N, out_channels, h, w); the input comes first, then bins 1, 2, 3, 6."""
+        size = (x.shape[-2], x.shape[-1])
+        branches = [resize(branch(x), size, align_corners=True) for branch in self.features]
+        return torch.cat([x, *branches], 1)

@@ -1,0 +1,173 @@
+"""The published methods, one file a paper, and how they are made and loaded."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from vidseg.methods.fcn import FCN
+from vidseg.methods.pspnet import PSPNet
+from vidseg.methods.tmanet import TMANet
+from vidseg.segmenter import VideoSegmenter
+from vidseg.weights import Card, load_file, read_checkpoint, state_dict_of
+
+METHODS: dict[str, Any] = {"fcn": FCN, "pspnet": PSPNet, "tmanet": TMANet}
+"""family -> class; `create` takes family_variant."""
+
+DEFAULT_WEIGHTS = Path(__file__).parent.parent / "packaged" / "default.safetensors"
+"""The weights that come with the package."""
+
+
+def model_names() -> list[str]:
+    """Every name that `create` takes."""
+    return [f"{family}_{v}" for family, cls in METHODS.items() for v in cls.variants]
+
+
+def create(name: str, num_classes: int, **options: Any) -> VideoSegmenter:
+    """Make a model by name.
+
+    Args:
+        name: family_variant, such as "tmanet_r50"; `model_names()` lists them.
+        num_classes: C.
+        options: further arguments of the method's class, such as memory_frames=4; also
+            backbone_weights="imagenet" or a file.
+
+    Returns:
+        The model in training mode, on the CPU. Its card says what it was made of.
+
+    Raises:
+        ValueError: the name is unknown.
+        TypeError: an option is unknown.
+
+    Example:
+        >>> create("tmanet_tiny", num_classes=3).num_classes
+        3
+    """
+    family, _, variant = name.partition("_")
+    if family not in METHODS or variant not in METHODS[family].variants:
+        close = get_close_matches(name, model_names(), n=1)
+        hint = f"; did you mean {close[0]!r}?" if close else ""
+        raise ValueError(f"unknown model {name!r}{hint} There are {', '.join(model_names())}")
+    arguments = {**METHODS[family].variants[variant], **options}
+    try:
+        model = METHODS[family](num_classes, **arguments)
+    except TypeError as error:
+        raise TypeError(f"{name}: {error}; see help(vidseg.methods.{family})") from error
+    kept = {k: v for k, v in options.items() if k != "backbone_weights"}
+    changes: dict[str, Any] = {
+        "architecture": name,
+        "options": {"num_classes": num_classes, **kept},
+    }
+    if options.get("tensorflow"):
+        changes |= {"mean": (127.5,) * 3, "std": (127.5,) * 3}
+    model.card = replace(model.card, **changes)
+    return model
+
+
+def load(name_or_path: str | Path | None = None, *, device: str = "cpu") -> VideoSegmenter:
+    """Load a trained model, ready to use.
+
+    Args:
+        name_or_path: a .safetensors file that vidseg wrote, a run folder, or a repository on the
+            hub ("owner/name"); None is the small model that comes with the package.
+        device: where to put it.
+
+    Returns:
+        The model in evaluation mode, with its card.
+
+    Raises:
+        FileNotFoundError: there is nothing of this name.
+        ValueError: the file is damaged or of another program.
+    """
+    path = _find(name_or_path)
+    tensors, card = load_file(path)
+    model = create(card.architecture, **card.options)
+    model.load_state_dict(tensors)
+    model.card = card
+    return model.eval().to(device)
+
+
+def _find(name_or_path: str | Path | None) -> Path:
+    if name_or_path is None:
+        if not DEFAULT_WEIGHTS.is_file():
+            raise FileNotFoundError("this installation has no packaged weights; pass --model PATH")
+        return DEFAULT_WEIGHTS
+    path = Path(name_or_path)
+    if path.is_dir():
+        for candidate in (path / "best.safetensors", path / "model.safetensors"):
+            if candidate.is_file():
+                return candidate
+        raise FileNotFoundError(
+            f"the folder {path} holds no best.safetensors or model.safetensors; "
+            "has the run finished its first validation?"
+        )
+    if path.is_file() and path.suffix == ".safetensors":
+        return path
+    if path.is_file():
+        raise ValueError(
+            f"{path} is not a .safetensors file; convert an authors' checkpoint with "
+            "`vidseg convert METHOD FILE --out model.safetensors`"
+        )
+    text = str(name_or_path)
+    if text.count("/") == 1 and not path.suffix:
+        return _download(text)
+    hint = f"; {text} is a model without weights, train it first" if text in model_names() else ""
+    raise FileNotFoundError(f"no weights at {text}{hint}")
+
+
+def _download(repository: str) -> Path:
+    from huggingface_hub import hf_hub_download
+
+    try:
+        return Path(hf_hub_download(repository, "model.safetensors"))
+    except Exception as error:
+        raise FileNotFoundError(
+            f"no file {repository}, and no such repository on the hub could be read "
+            f"({type(error).__name__}); check the name, or pass a file"
+        ) from error
+
+
+def load_official(
+    method: str, source: Mapping[str, Tensor] | str | Path, **options: Any
+) -> VideoSegmenter:
+    """Load a checkpoint of a method's authors; sizes are inferred from the tensors.
+
+    Args:
+        method: a family of METHODS whose authors published weights: "tmanet".
+        source: the state dict, or the authors' file (with or without a wrapper around it).
+        options: what tensors cannot tell: align_corners (tmanet).
+
+    Returns:
+        The model in evaluation mode.
+
+    Raises:
+        ValueError: the method is unknown; keys are missing, unexpected or mis-shaped (all are
+            listed); an option is required; the file is damaged or wants to run code.
+        FileNotFoundError: there is no such file.
+    """
+    official = [family for family, cls in METHODS.items() if hasattr(cls, "from_official")]
+    if method not in official:
+        close = get_close_matches(method, official, n=1)
+        hint = f"; did you mean {close[0]!r}?" if close else ""
+        raise ValueError(f"no official checkpoints of {method!r} are known{hint} Known: {official}")
+    content = source if isinstance(source, Mapping) else read_checkpoint(source)
+    model, arguments = METHODS[method].from_official(state_dict_of(content), **options)
+    model.card = _official_card(method, arguments, source)
+    return model.eval()
+
+
+def _official_card(method: str, arguments: dict[str, Any], source: Any) -> Card:
+    variants = METHODS[method].variants
+    variant = next(v for v, kept in variants.items() if kept["backbone"] == arguments["backbone"])
+    origin = "a state dict" if isinstance(source, Mapping) else Path(source).name
+    return Card(
+        architecture=f"{method}_{variant}",
+        options={k: v for k, v in arguments.items() if k != "backbone"},
+        source=f"the authors' checkpoint, converted from {origin}",
+    )
+
+
+__all__ = ["METHODS", "create", "load", "load_official", "model_names"]

@@ -1,0 +1,89 @@
+"""FCN: the per-frame baseline that TMANet's paper starts from.
+
+Shelhamer et al., "Fully Convolutional Networks for Semantic Segmentation", TPAMI 2017, with the
+backbone and the head of mmsegmentation's baseline (23.6 M parameters in the head of R50).
+"""
+
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple, Self
+
+from torch import Tensor
+
+from vidseg.backbones import build_backbone
+from vidseg.backbones.imagenet import load_imagenet
+from vidseg.layers.heads import FCNHead
+from vidseg.segmenter import VideoSegmenter
+
+
+class Feature(NamedTuple):
+    """Maps of N frames: `third` for the auxiliary head, `last` for the head."""
+
+    third: Tensor
+    last: Tensor
+
+
+class FCN(VideoSegmenter):
+    """A backbone and a fully convolutional head; no memory.
+
+    Args:
+        num_classes: C.
+        backbone: a name of `vidseg.backbones.BACKBONES`.
+        backbone_weights: None, "imagenet" (from the hub) or a local file.
+        channels: D inside the head.
+        auxiliary_channels: D inside the auxiliary head.
+        align_corners: how logits are resized.
+        dropout: of whole channels before both classifiers.
+        backbone_options: further arguments of the backbone, such as output_stride.
+    """
+
+    variants: ClassVar[dict[str, dict[str, Any]]] = {
+        "r18": {"backbone": "resnet18_v1c", "auxiliary_channels": 64},
+        "r50": {"backbone": "resnet50_v1c"},
+        "r101": {"backbone": "resnet101_v1c"},
+        "mobilenetv2": {"backbone": "mobilenetv2", "channels": 256},
+        "tiny": {"backbone": "resnet_tiny", "channels": 32, "auxiliary_channels": 16},
+    }
+
+    def __init__(
+        self,
+        num_classes: int,
+        *,
+        backbone: str = "resnet50_v1c",
+        backbone_weights: str | Path | None = None,
+        channels: int = 512,
+        auxiliary_channels: int = 256,
+        align_corners: bool = False,
+        dropout: float = 0.1,
+        **backbone_options: Any,
+    ) -> None:
+        super().__init__()
+        self.num_classes = num_classes
+        self.align_corners = align_corners
+        self.backbone = build_backbone(backbone, **backbone_options)
+        if backbone_weights is not None:
+            load_imagenet(self.backbone, backbone, backbone_weights)
+        *_, third, last = self.backbone.channels
+        self.head = FCNHead(last, channels, num_classes, dropout=dropout)
+        self.auxiliary_head = FCNHead(
+            third, auxiliary_channels, num_classes, num_blocks=1, join=False, dropout=dropout
+        )
+
+    @classmethod
+    def tiny(cls, num_classes: int = 5, **options: Any) -> Self:
+        """A network small enough for tests and the demo."""
+        return cls(num_classes, **{**cls.variants["tiny"], **options})
+
+    def encode(self, frames: Tensor) -> Feature:
+        """(N, 3, H, W) -> stage 3 and stage 4 of the backbone."""
+        *_, third, last = self.backbone(frames)
+        return Feature(third, last)
+
+    def decode(self, fused: Feature) -> Tensor:
+        """-> (N, C, h, w) logits."""
+        return self.head(fused.last)
+
+    def auxiliary(self, features: Feature, fused: Feature) -> dict[str, Tensor]:
+        """The auxiliary head on stage 3 of the frames that are read out."""
+        third = fused.third
+        logits = self.auxiliary_head(third.flatten(0, 1)).unflatten(0, third.shape[:2])
+        return {"auxiliary": logits}
