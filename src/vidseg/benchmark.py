@@ -1,0 +1,354 @@
+"""Cost of a model, measured: time, memory and multiply-accumulates, beside its alternatives.
+
+Everything that is compared runs in turns within one process, a frame of each at a time, so that
+whatever else the machine does hits all of them alike. Ratios are taken turn by turn, and the
+median of those is what `Benchmark.ratio` gives.
+"""
+
+import copy
+import ctypes
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from vidseg.segmenter import Memory, VideoSegmenter
+
+MIB = 2**20
+MAX_FRAMES = 10_000
+Side = Callable[[], Any]
+
+
+@dataclass(frozen=True)
+class Timing:
+    """One way to segment a frame.
+
+    Attributes:
+        milliseconds: per frame, one for each turn.
+        peak_bytes: most extra memory in use during a turn, beyond the weights and the stream's own
+            memory; None where it cannot be measured.
+    """
+
+    milliseconds: tuple[float, ...]
+    peak_bytes: int | None = None
+
+    @property
+    def median_ms(self) -> float:
+        """Median time of a frame, in milliseconds."""
+        return statistics.median(self.milliseconds)
+
+    @property
+    def p95_ms(self) -> float:
+        """Time that 95 of 100 frames stay within, in milliseconds (nearest rank)."""
+        ordered = sorted(self.milliseconds)
+        return ordered[max(-(-95 * len(ordered) // 100) - 1, 0)]
+
+    @property
+    def fps(self) -> float:
+        """Frames per second at the median."""
+        return 1e3 / self.median_ms
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """What a model costs on one machine.
+
+    Attributes:
+        model: its name.
+        size: (H, W) of the frames.
+        device: where it ran, in words.
+        threads: of the CPU.
+        precision: of the arithmetic.
+        window_length: frames in a full window.
+        timings: "stream" (one step per frame), "clip" (the window as one chunk, every frame read
+            out), "window" (the whole window encoded anew for every frame), and "twin" where a
+            per-frame model runs beside.
+        macs: multiply-accumulates of one frame of the stream by hook: encode, fuse, decode,
+            remember; of convolutions and matrix products, attention included.
+        twin_macs: the same of the per-frame model, all hooks together.
+        parameters: count.
+        memory_bytes: of the memory value of one stream.
+        notes: what else was fixed.
+    """
+
+    model: str
+    size: tuple[int, int]
+    device: str
+    threads: int
+    precision: str
+    window_length: int
+    timings: dict[str, Timing]
+    macs: dict[str, int]
+    parameters: int
+    memory_bytes: int
+    twin: str | None = None
+    twin_macs: int | None = None
+    notes: dict[str, Any] = field(default_factory=dict)
+
+    def ratio(self, side: str, to: str = "stream") -> float:
+        """How many times dearer `side` is than `to`: the median over turns of their ratio."""
+        pairs = zip(self.timings[side].milliseconds, self.timings[to].milliseconds, strict=True)
+        return statistics.median(theirs / ours for theirs, ours in pairs)
+
+    def summary(self) -> dict[str, Any]:
+        """The figures as plain JSON values."""
+        return {
+            "model": self.model,
+            "twin": self.twin,
+            "height_px": self.size[0],
+            "width_px": self.size[1],
+            "device": self.device,
+            "threads": self.threads,
+            "precision": self.precision,
+            "window_frames": self.window_length,
+            "timings": {
+                name: {
+                    "median_ms": timing.median_ms,
+                    "p95_ms": timing.p95_ms,
+                    "fps": timing.fps,
+                    "turns": len(timing.milliseconds),
+                    "peak_extra_bytes": timing.peak_bytes,
+                    "ratio_to_stream": self.ratio(name),
+                }
+                for name, timing in self.timings.items()
+            },
+            "macs": {**self.macs, "total": sum(self.macs.values())},
+            "twin_macs": self.twin_macs,
+            "parameters": self.parameters,
+            "memory_value_bytes": self.memory_bytes,
+            **self.notes,
+        }
+
+
+def benchmark(
+    model: VideoSegmenter,
+    size: tuple[int, int],
+    *,
+    name: str = "model",
+    twin: VideoSegmenter | None = None,
+    twin_name: str | None = None,
+    num_frames: int = 10,
+    warm_up: int = 2,
+    device: torch.device | str = "cpu",
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32",
+    progress: Callable[[int, int], None] | None = None,
+) -> Benchmark:
+    """Measure a model on noise, batch 1, beside its alternatives.
+
+    Args:
+        model: moved to `device`, in eval mode.
+        size: (H, W) of the frames in pixels.
+        name: of the model, for the record.
+        twin: a per-frame model to compare with.
+        twin_name: its name.
+        num_frames: turns that are timed; each runs every side once.
+        warm_up: turns that are not.
+        device: where to run.
+        precision: "bf16" and "fp16" run under autocast.
+        progress: called with the turns done and the turns in all.
+
+    Returns:
+        The figures. The stream and the window run in their steady state, with a full memory.
+
+    Raises:
+        ValueError: the size or a count is out of range, or a precision is unknown.
+    """
+    _check(size, num_frames, warm_up, precision)
+    device = torch.device(device)
+    with torch.inference_mode(), _autocast(device, precision):
+        sides = _sides(model.to(device).eval(), twin and twin.to(device).eval(), size, device)
+        milliseconds: dict[str, list[float]] = {side: [] for side in sides}
+        total = warm_up + num_frames
+        for turn in range(total):
+            for side in _rotated(list(sides), turn):
+                elapsed_ms = _timed_ms(sides[side], device)
+                if turn >= warm_up:
+                    milliseconds[side].append(elapsed_ms / _frames_per_call(side, model))
+            if progress:
+                progress(turn + 1, total)
+        peaks = {side: peak_extra_bytes(run, device) for side, run in sides.items()}
+    return Benchmark(
+        model=name,
+        size=size,
+        device=_device_name(device),
+        threads=torch.get_num_threads(),
+        precision=precision,
+        window_length=model.window_length,
+        timings={side: Timing(tuple(ms), peaks[side]) for side, ms in milliseconds.items()},
+        macs=count_macs(model, size),
+        parameters=sum(p.numel() for p in model.parameters()),
+        memory_bytes=_memory_of(model, size, device).nbytes,
+        twin=None if twin is None else twin_name or "twin",
+        twin_macs=None if twin is None else sum(count_macs(twin, size).values()),
+    )
+
+
+def count_macs(model: VideoSegmenter, size: tuple[int, int]) -> dict[str, int]:
+    """Multiply-accumulates of one frame in the steady state of a stream, by hook.
+
+    Counted on a copy without data ("meta"), so it costs no time at any size: convolutions and
+    matrix products, among them both products of attention; norms, activations and resizing are
+    left out. Half of what torch calls FLOPs.
+
+    Args:
+        model: any.
+        size: (H, W) of the frame.
+
+    Returns:
+        "encode", "fuse", "decode", "remember" -> count.
+    """
+    with torch.inference_mode():
+        bare = copy.deepcopy(model).to("meta").eval()
+        frame = torch.empty(1, 3, *size, device="meta")
+        feature, encode = _counted(lambda: bare.encode(frame))
+        memory = _full_memory(bare, feature)
+        fused, fuse = _counted(lambda: bare.fuse(feature, memory))
+        _, decode = _counted(lambda: bare.decode(fused))
+        _, remember = _counted(lambda: bare.remember(memory, feature, fused))
+    return {"encode": encode, "fuse": fuse, "decode": decode, "remember": remember}
+
+
+def peak_extra_bytes(run: Side, device: torch.device) -> int | None:
+    """Most memory in use while `run()` runs, beyond what was in use before.
+
+    On a GPU the allocator's own count. On Linux the peak of the process's resident set, which can
+    be reset; pages that the process had already touched and freed are given back first, so they
+    count again. None elsewhere.
+    """
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        run()
+        torch.cuda.synchronize(device)
+        return torch.cuda.max_memory_allocated(device) - before
+    if device.type != "cpu":
+        return None
+    try:
+        with suppress(OSError, AttributeError):
+            ctypes.CDLL("libc.so.6").malloc_trim(0)
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+        before = _resident_bytes("VmRSS")
+        run()
+        return max(_resident_bytes("VmHWM") - before, 0)
+    except OSError:
+        return None
+
+
+def _sides(
+    model: VideoSegmenter,
+    twin: VideoSegmenter | None,
+    size: tuple[int, int],
+    device: torch.device,
+) -> dict[str, Side]:
+    generator = torch.Generator().manual_seed(0)
+    frames = torch.randn(1, model.window_length, 3, *size, generator=generator).to(device)
+    frame = frames[:, -1]
+    stream = _Stream(model, frames)
+    sides: dict[str, Side] = {
+        "stream": lambda: stream.step(frame),
+        "window": lambda: model(frames, readout="last"),
+        "clip": lambda: model(frames),
+    }
+    if twin is not None:
+        sides["twin"] = lambda: twin.step(frame)
+    return sides
+
+
+class _Stream:
+    """A stream that goes on from turn to turn."""
+
+    def __init__(self, model: VideoSegmenter, frames: Tensor) -> None:
+        self.model = model
+        _, self.memory = model(frames, readout="last")
+
+    def step(self, frame: Tensor) -> None:
+        _, self.memory = self.model.step(frame, self.memory)
+
+
+def _frames_per_call(side: str, model: VideoSegmenter) -> int:
+    return model.window_length if side == "clip" else 1
+
+
+def _rotated(names: list[str], turn: int) -> list[str]:
+    """Another side goes first each turn, so that none always runs in the wake of the same one."""
+    first = turn % len(names)
+    return names[first:] + names[:first]
+
+
+def _timed_ms(run: Side, device: torch.device) -> float:
+    _synchronise(device)
+    begin_s = time.perf_counter()
+    run()
+    _synchronise(device)
+    return 1e3 * (time.perf_counter() - begin_s)
+
+
+def _synchronise(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+@contextmanager
+def _autocast(device: torch.device, precision: str) -> Iterator[None]:
+    if precision == "fp32":
+        yield
+        return
+    with torch.autocast(device.type, torch.bfloat16 if precision == "bf16" else torch.float16):
+        yield
+
+
+def _full_memory(model: VideoSegmenter, feature: Any) -> Memory:
+    """The memory of a stream that has run for a full window."""
+    memory = model.initial_memory(feature, None)
+    for _ in range(model.window_length):
+        fused = model.fuse(feature, memory) if model.recurrent else None
+        memory = model.remember(memory, feature, fused)
+    return memory
+
+
+def _memory_of(model: VideoSegmenter, size: tuple[int, int], device: torch.device) -> Memory:
+    with torch.inference_mode():
+        feature = model.encode(torch.zeros(1, 3, *size, device=device))
+        return _full_memory(model, feature)
+
+
+def _counted(run: Callable[[], Any]) -> tuple[Any, int]:
+    with FlopCounterMode(display=False) as counter:
+        result = run()
+    return result, counter.get_total_flops() // 2
+
+
+def _resident_bytes(name: str) -> int:
+    for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
+        if line.startswith(f"{name}:"):
+            return 1024 * int(line.split()[1])
+    raise OSError(f"/proc/self/status has no {name}")
+
+
+def _device_name(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return device.type
+
+
+def _check(size: tuple[int, int], num_frames: int, warm_up: int, precision: str) -> None:
+    if len(size) != 2 or min(size) < 1:
+        raise ValueError(f"size must be (height, width) in pixels, got {size}")
+    if not 1 <= num_frames <= MAX_FRAMES:
+        raise ValueError(f"num_frames must be 1..{MAX_FRAMES}, got {num_frames}")
+    if warm_up < 0:
+        raise ValueError(f"warm_up must be 0 or more, got {warm_up}")
+    if precision not in ("fp32", "bf16", "fp16"):
+        raise ValueError(f"precision must be fp32, bf16 or fp16, got {precision!r}")
