@@ -1,0 +1,87 @@
+"""`vidseg models`: the methods, their sizes, and the weights that are at hand."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+COUNTED_CLASSES = 19  # the number of classes (Cityscapes') for which parameters are counted
+
+
+def models(
+    as_json: Annotated[bool, typer.Option("--json", help="Write the table as JSON.")] = False,
+) -> None:
+    """List the models: method, variant, parameters, weights that come with them, licence."""
+    from vidseg.cli.console import console, write_json
+
+    rows = list_models()
+    if as_json:
+        write_json(rows)
+        return
+    if console.quiet:
+        return
+    from rich.table import Table
+
+    table = Table(title=f"Models (parameters with {COUNTED_CLASSES} classes)", title_justify="left")
+    for heading in ("name", "method", "memory", "parameters", "weights", "licence of the weights"):
+        table.add_column(heading, justify="right" if heading == "parameters" else "left")
+    for row in rows:
+        table.add_row(
+            row["name"],
+            row["method"],
+            f"{row['memory_frames']} frames" if row["memory_frames"] else "none",
+            f"{row['parameters'] / 1e6:.2f} M",
+            row["weights"] or "-",
+            row["licence"] or "-",
+        )
+    console.print(table)
+    console.print(
+        "Make one with vidseg.create(name, num_classes=...), load weights with vidseg.load(file), "
+        "convert an authors' checkpoint with `vidseg convert`.",
+        markup=False,
+    )
+
+
+def list_models() -> list[dict[str, Any]]:
+    """Describe every model that `vidseg.create` makes.
+
+    Returns:
+        For each its name, method, memory_frames (the horizon; None where it has no end),
+        parameters, and the packaged weights with their licence (None where there are none).
+    """
+    import math
+
+    import torch
+
+    from vidseg.methods import create, model_names
+
+    packaged = _packaged()
+    rows = []
+    for name in model_names():
+        # The meta device gives the shapes without the time and the memory of the values.
+        with torch.device("meta"):
+            model = create(name, num_classes=COUNTED_CLASSES)
+        card = packaged.get(name)
+        rows.append(
+            {
+                "name": name,
+                "method": type(model).__name__,
+                "memory_frames": None if math.isinf(model.horizon) else int(model.horizon),
+                "parameters": sum(parameter.numel() for parameter in model.parameters()),
+                "weights": card.trained_on or "packaged" if card else None,
+                "licence": card.licence if card else None,
+            }
+        )
+    return rows
+
+
+def _packaged() -> dict[str, Any]:
+    """Architecture -> card of the weights that come with the package."""
+    from vidseg.methods import DEFAULT_WEIGHTS
+    from vidseg.weights import load_file
+
+    if not DEFAULT_WEIGHTS.is_file():
+        return {}
+    _, card = load_file(DEFAULT_WEIGHTS)
+    return {card.architecture: card}
