@@ -1,0 +1,194 @@
+"""The folder of a run: its config, environment, metrics and pictures."""
+
+import csv
+import io
+import json
+import platform
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from vidseg.training.checkpoint import write_text, write_with
+from vidseg.training.config import (
+    TrainingConfig,
+    differences,
+    dump,
+    override,
+    parse_yaml,
+    read_recipe,
+    validate,
+)
+
+PACKAGES = ("vidseg", "torch", "numpy", "accelerate", "opencv-python-headless", "pillow", "av")
+
+
+class Metrics:
+    """Records of a run: metrics.jsonl as they come, metrics.csv when asked.
+
+    Args:
+        folder: the run folder.
+        step: the step that the run goes on from; later records are of a killed run and are
+            dropped.
+    """
+
+    def __init__(self, folder: Path, step: int) -> None:
+        self.path = folder / "metrics.jsonl"
+        kept = [record for record in read_metrics(folder) if record["step"] <= step]
+        write_text(self.path, "".join(map(_line, kept)))
+
+    def add(self, record: Mapping[str, Any]) -> None:
+        """Append one record."""
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(_line(record))
+
+    def write_csv(self) -> None:
+        """Write all records as one table."""
+        records = read_metrics(self.path.parent)
+        columns = list(dict.fromkeys(key for record in records for key in record))
+        text = io.StringIO()
+        table = csv.DictWriter(text, columns, lineterminator="\n")
+        table.writeheader()
+        table.writerows(records)
+        write_text(self.path.with_suffix(".csv"), text.getvalue())
+
+
+def _line(record: Mapping[str, Any]) -> str:
+    values = {k: None if isinstance(v, float) and v != v else v for k, v in record.items()}
+    return json.dumps(values) + "\n"
+
+
+def read_metrics(folder: Path) -> list[dict[str, Any]]:
+    """The records of a run, in order; a line cut off by a kill is left out."""
+    path = folder / "metrics.jsonl"
+    records = []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
+        try:
+            records.append(json.loads(line))
+        except json.JSONDecodeError:
+            continue
+    return records
+
+
+def resolve(
+    recipe: str | Path, overrides: Sequence[str], folder: Path, *, resume: bool
+) -> TrainingConfig:
+    """The config of a run: what the folder stores, or the recipe; the overrides win over both.
+
+    Args:
+        recipe: name of a packaged recipe or a path; when resuming also the run folder itself.
+        overrides: `key.sub=value` words.
+        folder: the run folder.
+        resume: go on with the run in `folder`.
+
+    Returns:
+        The config.
+
+    Raises:
+        ValueError: an unknown key or wrong value; `folder` holds a run of another recipe.
+        FileNotFoundError: no such recipe.
+    """
+    stored = folder / "config.yaml"
+    if not (resume and stored.is_file()):
+        return validate(override(read_recipe(recipe), overrides))
+    values = parse_yaml(stored.read_text(encoding="utf-8"))
+    if Path(recipe) != folder:
+        asked = read_recipe(recipe)["name"]
+        named = [word for word in overrides if word.startswith("name=")]
+        if asked != values["name"] and not named:
+            raise ValueError(
+                f"{folder} holds a run of {values['name']!r}, not of {asked!r}; resume it with "
+                "its own recipe, or choose another --out"
+            )
+    return validate(override(values, overrides))
+
+
+def prepare(folder: Path, config: TrainingConfig, *, resume: bool) -> list[str]:
+    """Make the run folder, or check that the run in it can go on.
+
+    Args:
+        folder: the run folder.
+        config: what will run; written as config.yaml, the one before is kept.
+        resume: whether a run may be in it already.
+
+    Returns:
+        The differences to the stored config, one line each.
+
+    Raises:
+        FileExistsError: there is a run in it and `resume` is false.
+    """
+    stored = folder / "config.yaml"
+    if stored.is_file() and not resume:
+        raise FileExistsError(
+            f"{folder} holds a run already; add --resume to go on with it, or choose another --out"
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    changes: list[str] = []
+    if stored.is_file():
+        before = validate(parse_yaml(stored.read_text(encoding="utf-8")))
+        changes = [f"{k}: {a} -> {b}" for k, (a, b) in differences(before, config).items()]
+        if changes:
+            earlier = len(list(folder.glob("config-before-*.yaml"))) + 1
+            stored.replace(folder / f"config-before-{earlier}.yaml")
+    write_text(stored, dump(config))
+    return changes
+
+
+def environment(device: torch.device, processes: int) -> dict[str, Any]:
+    """What the run runs on: versions, machine, commit of the working folder's repository."""
+    return {
+        "command": sys.argv,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "packages": {name: _version(name) for name in PACKAGES},
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else str(device),
+        "cuda": torch.version.cuda,
+        "processes": processes,
+        "threads": torch.get_num_threads(),
+        "git": _git("rev-parse", "HEAD"),
+        "git_changes": _git("status", "--porcelain", "--untracked-files=no"),
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _git(*words: str) -> str | None:
+    try:
+        done = subprocess.run(["git", *words], capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None
+
+
+def write_sample(
+    path: Path, image: np.ndarray, truth: np.ndarray, labels: np.ndarray, palette: np.ndarray
+) -> None:
+    """Write one picture: the frame, its truth and its labels side by side.
+
+    Args:
+        path: a .png file.
+        image: (H, W, 3) uint8 RGB.
+        truth: (h, w), 255 where ignored (shown black).
+        labels: (h, w).
+        palette: (C, 3) uint8.
+    """
+    from PIL import Image
+
+    colours = np.zeros((256, 3), np.uint8)
+    colours[: len(palette)] = palette
+    if image.shape[:2] != truth.shape:
+        image = np.array(Image.fromarray(image).resize(truth.shape[::-1]))
+    overlays = [(image * 0.4 + colours[m] * 0.6).astype(np.uint8) for m in (truth, labels)]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    picture = Image.fromarray(np.concatenate([image, *overlays], axis=1))
+    write_with(path, picture.save)

@@ -1,0 +1,553 @@
+"""One training loop, top to bottom.
+
+What a step does depends on the config and the step's number alone: the samples are numbers that
+count on through the run, their augmentation is drawn from (seed, number), dropout from (seed, step,
+process). So a run that was killed and resumed ends with the very bits of one that was not.
+"""
+
+import contextlib
+import copy
+import json
+import logging
+import math
+import signal
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs
+from accelerate.state import AcceleratorState
+from accelerate.utils import ProjectConfiguration
+from torch import Tensor, nn
+
+from vidseg import methods, weights
+from vidseg.backbones.mobilenet import unfold_batch_norm
+from vidseg.data import VideoDataset
+from vidseg.losses.segmentation import cross_entropy
+from vidseg.segmenter import VideoSegmenter
+from vidseg.training.checkpoint import Checkpoints, RunLock, write_text, write_with
+from vidseg.training.config import LossConfig, ModelConfig, TrainingConfig
+from vidseg.training.folder import Metrics, environment, prepare
+from vidseg.training.optimiser import (
+    average_decay,
+    make_optimiser,
+    optimiser_state,
+    parameter_groups,
+    restore_optimiser,
+    set_training,
+    update_average,
+)
+from vidseg.training.samples import (
+    StepSampler,
+    make_loader,
+    open_source,
+    plain_frames,
+    training_clips,
+    window_fps,
+)
+from vidseg.training.schedule import polynomial_rate
+from vidseg.training.validation import validate
+
+log = logging.getLogger("vidseg.training")
+
+Report = Callable[[dict[str, Any]], None]
+COLLECTIVE_TIMEOUT = timedelta(hours=2)  # the other processes wait while the first one validates
+
+
+class NonFiniteLoss(ValueError):
+    """The loss or its gradient became NaN or infinite; it changed no weight."""
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a finished run leaves.
+
+    Attributes:
+        model: as after the last step, in eval mode; the averaged weights where there are any.
+        folder: the run folder.
+        weights: the file of the best weights by validation, or of the last ones without.
+        figures: of the best validation ("step", "mean_iou", ...), empty without one.
+    """
+
+    model: VideoSegmenter
+    folder: Path
+    weights: Path
+    figures: dict[str, float]
+
+
+def train(
+    config: TrainingConfig,
+    folder: str | Path,
+    *,
+    resume: bool = False,
+    report: Report | None = None,
+) -> Trained:
+    """Train a model; the run folder holds everything about it.
+
+    Args:
+        config: the run.
+        folder: the run folder; it is made.
+        resume: go on with the run that is in `folder` (or start it, if there is none).
+        report: called in the main process with the record of each step ("step", "loss", "lr",
+            "samples_per_s", ...) and of each validation ("step", "mean_iou", ...).
+
+    Returns:
+        The trained model and where its weights are.
+
+    Raises:
+        FileExistsError: `folder` holds a run and `resume` is false, or another process writes it.
+        NonFiniteLoss: the loss is not finite; names the samples.
+        KeyboardInterrupt: Ctrl-C or SIGTERM, after a checkpoint was written.
+        ValueError: the config does not fit the data or the checkpoint.
+        OSError: the disk is full; the checkpoint before is intact.
+    """
+    folder = Path(folder)
+    accelerator = _accelerator(config, folder)
+    with contextlib.ExitStack() as stack:
+        stack.callback(_close, accelerator)
+        if accelerator.is_main_process:
+            _take(folder, config, resume, stack)
+        accelerator.wait_for_everyone()
+        stop = stack.enter_context(_StopSignal())
+        run = _Run(config, folder, accelerator, resume=resume)
+        for step in range(run.start, config.iterations):
+            record = run.step(step, stop.asked)
+            done, is_end = step + 1, step + 1 == config.iterations
+            is_stopped = record.pop("stop") > 0
+            run.note(record, report, is_due=is_end or done % config.log_every == 0)
+            if config.validation.every and (is_end or done % config.validation.every == 0):
+                run.validate(done, report)
+            if is_end or is_stopped or done % config.checkpoint.every == 0:
+                run.save(done)
+            if is_stopped and not is_end:
+                log.info("stopped at step %d; add --resume to go on with %s", done, folder)
+                raise KeyboardInterrupt
+        return run.finish()
+
+
+class TrainingStep(nn.Module):
+    """The model with its loss as one module: what DDP and autocast see.
+
+    Args:
+        model: the segmenter.
+        loss: weights and average.
+    """
+
+    def __init__(self, model: VideoSegmenter, loss: LossConfig) -> None:
+        super().__init__()
+        self.model = model
+        self.loss = loss
+        self.class_weights: Tensor | None
+        weights_ = None if loss.class_weights is None else torch.tensor(loss.class_weights)
+        self.register_buffer("class_weights", weights_, persistent=False)
+
+    def forward(self, frames: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """Losses of a batch of windows.
+
+        Args:
+            frames: (B, T, 3, H, W), normalised.
+            labels: (B, H, W) of the last frames.
+
+        Returns:
+            "loss", the weighted sum, and its terms "main" and one for each auxiliary output.
+        """
+        segmentation, _ = self.model(frames, readout="last")
+        terms = {
+            name: cross_entropy(
+                logits[:, -1].float(),
+                labels,
+                align_corners=segmentation.align_corners,
+                weight=self.class_weights,
+                average=self.loss.average,
+            )
+            for name, logits in {"main": segmentation.logits, **segmentation.aux}.items()
+        }
+        total = terms["main"]
+        for name, term in terms.items():
+            if name != "main":
+                total = total + self.loss.aux_weight * term
+        return {"loss": total, **terms}
+
+
+class _Run:
+    """What a run holds, and what one step, one validation and one checkpoint do to it."""
+
+    def __init__(
+        self, config: TrainingConfig, folder: Path, accelerator: Accelerator, *, resume: bool
+    ) -> None:
+        self.config, self.folder, self.accelerator = config, folder, accelerator
+        self.checkpoints = Checkpoints(folder / "checkpoints", config.checkpoint.keep)
+        state = self.checkpoints.load() if resume else None
+        self.start: int = 0 if state is None else state["step"]
+        self.best: dict[str, float] | None = None if state is None else state["best"]
+        if resume:
+            log.info("resuming %s at step %d", folder, self.start)
+
+        dataset = open_source(config.data)
+        self.model = build_model(config, dataset, is_restored=state is not None)
+        self.clips = training_clips(dataset, config, self.model)
+        fps = window_fps(list(self.clips.snippets))
+        trained_on = f"{dataset.name}: {len(self.clips)} labelled frames"
+        self.model.card = replace(self.model.card, fps=fps, trained_on=trained_on)
+        self.validation = _open_validation(config, dataset)
+        self.model.to(accelerator.device)
+        if config.channels_last:
+            self.model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+        self.averaged = None
+        if config.ema is not None:
+            self.averaged = copy.deepcopy(self.model).eval().requires_grad_(False)
+        trained: nn.Module = self.model
+        if config.sync_bn and accelerator.num_processes > 1:
+            trained = nn.SyncBatchNorm.convert_sync_batchnorm(self.model)
+        groups, self.names = parameter_groups(trained, config.optimiser)
+        optimiser = make_optimiser(groups, config.optimiser)
+        if state is not None:
+            self._restore(state, optimiser)
+        module = TrainingStep(self.model, config.loss)
+        self.module, self.optimiser = accelerator.prepare(module, optimiser)
+        if state is not None and accelerator.scaler is not None and state["scaler"]:
+            accelerator.scaler.load_state_dict(state["scaler"])
+
+        self.metrics = Metrics(folder, self.start) if accelerator.is_main_process else None
+        if accelerator.is_main_process:
+            facts = environment(accelerator.device, accelerator.num_processes)
+            write_text(folder / "environment.json", json.dumps(facts, indent=2) + "\n")
+        # A tracker writes beside what a killed run left; TensorBoard hides its steps from there on.
+        purge = {"tensorboard": {"purge_step": self.start + 1}}
+        accelerator.init_trackers("tensorboard", init_kwargs=purge)
+        sampler = StepSampler(
+            self.start,
+            config.iterations,
+            config.batch_size,
+            config.accumulate,
+            accelerator.process_index,
+            accelerator.num_processes,
+        )
+        pin = accelerator.device.type == "cuda"
+        self.batches = iter(make_loader(self.clips, sampler, config.workers, pin))
+        self.pace = _Pace(config.batch_size)
+
+    def step(self, step: int, is_stop_asked: bool) -> dict[str, float]:
+        """One optimiser step; -> its record. Nothing is changed where the loss is not finite."""
+        config, accelerator = self.config, self.accelerator
+        set_training(self.model, config.freeze_bn)
+        rate = polynomial_rate(
+            step, base=config.optimiser.lr, iterations=config.iterations, **dict(config.schedule)
+        )
+        for group in self.optimiser.param_groups:
+            group["lr"] = rate * group["multiplier"]
+
+        sums: dict[str, float] = {}
+        names: list[str] = []
+        for part in range(config.accumulate):
+            with self.pace.waiting():
+                batch = next(self.batches)
+            names += batch["name"]
+            frames = batch["frames"].to(accelerator.device, non_blocking=True)
+            labels = batch["labels"].to(accelerator.device, non_blocking=True)
+            torch.manual_seed(draw_seed(config.seed, step, part, accelerator.process_index))
+            is_last = part == config.accumulate - 1
+            with contextlib.nullcontext() if is_last else accelerator.no_sync(self.module):
+                losses = self.module(frames, labels)
+                means = self._mean_losses(losses, is_stop_asked)
+                if not math.isfinite(means["loss"]):
+                    raise NonFiniteLoss(self._explain("loss", losses, step, names))
+                accelerator.backward(losses["loss"])
+            for name, value in means.items():
+                sums[name] = sums.get(name, 0.0) + value / config.accumulate
+
+        norm = self._clip()
+        if accelerator.scaler is None and not math.isfinite(norm):
+            raise NonFiniteLoss(self._explain("gradient", {}, step, names))
+        self.optimiser.step()
+        self.optimiser.zero_grad()
+        if self.averaged is not None and config.ema is not None:
+            update_average(self.averaged, self.model, average_decay(step, config.ema))
+        return {"step": step + 1, **sums, "lr": rate, "gradient_norm": norm}
+
+    def note(self, record: dict[str, Any], report: Report | None, *, is_due: bool) -> None:
+        """Take a step's record into the log, where one is due the mean since the last."""
+        self.pace.add(record)
+        if report is not None and self.accelerator.is_main_process:
+            report({**record, "samples_per_s": self.pace.samples_per_s})
+        if is_due:
+            self._log(self.pace.take())
+
+    def validate(self, done: int, report: Report | None) -> None:
+        """Score the model in the main process; keep its weights if they are the best yet."""
+        if self.accelerator.is_main_process:
+            model = self.model if self.averaged is None else self.averaged
+            with self.pace.paused():
+                figures = validate(model, self.validation, self.config, self.folder, done)
+            record = {"step": done, **figures}
+            self._log(record)
+            if report is not None:
+                report(record)
+            if self.best is None or figures["mean_iou"] > self.best["mean_iou"]:
+                self.best = record
+                self._export("best")
+            assert self.metrics is not None
+            self.metrics.write_csv()
+        self.accelerator.wait_for_everyone()
+
+    def save(self, done: int) -> None:
+        """Write a checkpoint: everything that the next step depends on."""
+        if self.accelerator.is_main_process:
+            scaler = self.accelerator.scaler
+            state = {
+                "model": self.model.state_dict(),
+                "averaged": None if self.averaged is None else self.averaged.state_dict(),
+                "optimiser": optimiser_state(self.optimiser.optimizer, self.names),
+                "scaler": None if scaler is None else scaler.state_dict(),
+                "best": self.best,
+            }
+            with self.pace.paused():
+                self.checkpoints.save(done, state)
+        self.accelerator.wait_for_everyone()
+
+    def finish(self) -> Trained:
+        """Write the last weights and the tables."""
+        if self.accelerator.is_main_process:
+            assert self.metrics is not None
+            self._export("last")
+            self.metrics.write_csv()
+        self.accelerator.wait_for_everyone()
+        model = self.model if self.averaged is None else self.averaged
+        name = "last" if self.best is None else "best"
+        path = self.folder / f"{name}.safetensors"
+        return Trained(model.eval(), self.folder, path, self.best or {})
+
+    def _restore(self, state: dict[str, Any], optimiser: torch.optim.Optimizer) -> None:
+        try:
+            self.model.load_state_dict(state["model"])
+        except RuntimeError as error:
+            raise ValueError(
+                f"the checkpoint in {self.folder} is of another model than "
+                f"{self.config.model.name}: {str(error).splitlines()[-1].strip()}"
+            ) from error
+        if self.averaged is not None:
+            self.averaged.load_state_dict(state["averaged"] or state["model"])
+        restore_optimiser(optimiser, self.names, state["optimiser"])
+
+    def _mean_losses(self, losses: dict[str, Tensor], is_stop_asked: bool) -> dict[str, float]:
+        """The losses over all processes, so that all of them decide alike; one collective."""
+        values = [losses[name].detach().double() for name in losses]
+        values.append(torch.tensor(float(is_stop_asked), device=values[0].device).double())
+        means = self.accelerator.reduce(torch.stack(values), reduction="mean")
+        assert isinstance(means, Tensor)
+        return dict(zip((*losses, "stop"), means.tolist(), strict=True))
+
+    def _clip(self) -> float:
+        """Norm of the gradient over all parameters, clipped if the config says so."""
+        accelerator, limit = self.accelerator, self.config.optimiser.clip_norm
+        if accelerator.scaler is not None:
+            accelerator.unscale_gradients(self.optimiser)
+        gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
+        norm = torch.nn.utils.get_total_norm(gradients)
+        if limit is not None:
+            torch.nn.utils.clip_grads_with_norm_(self.model.parameters(), limit, norm)
+        return float(norm)
+
+    def _explain(self, what: str, losses: dict[str, Tensor], step: int, names: list[str]) -> str:
+        values = ", ".join(f"{name} {float(value):.4g}" for name, value in losses.items())
+        saved = self.checkpoints.paths()
+        kept = f"the last checkpoint is {saved[-1].name}" if saved else "there is no checkpoint yet"
+        return (
+            f"the {what} is not finite at step {step + 1} ({values or 'after a finite loss'}; "
+            f"process {self.accelerator.process_index}), samples {', '.join(names)}; no weight was "
+            f"changed by it and {kept}. Look at these samples, or lower optimiser.lr, or set "
+            "optimiser.clip_norm, or precision=fp32"
+        )
+
+    def _log(self, record: dict[str, Any]) -> None:
+        if self.metrics is not None:
+            self.metrics.add(record)
+        numbers = {k: v for k, v in record.items() if k != "step" and v == v}
+        self.accelerator.log(numbers, step=int(record["step"]))
+
+    def _export(self, name: str) -> None:
+        """Write weights with their card, which `vidseg.load` reads."""
+        model = self.model if self.averaged is None else self.averaged
+        figures = {} if self.best is None or name != "best" else self.best
+        path = self.folder / f"{name}.safetensors"
+        write_with(path, lambda part: weights.save(model, part, figures=figures))
+
+
+class _Pace:
+    """Means of the records since the last line of the log, and the speed."""
+
+    def __init__(self, batch_size: int) -> None:
+        self.batch_size = batch_size
+        self.total_steps, self.total_s = 0, 0.0
+        self._reset()
+
+    def _reset(self) -> None:
+        self.records: list[dict[str, float]] = []
+        self.waited_s = 0.0
+        self.since_s = time.perf_counter()
+
+    def add(self, record: dict[str, float]) -> None:
+        self.records.append(record)
+
+    @contextlib.contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Time spent on waiting for data."""
+        begin_s = time.perf_counter()
+        yield
+        self.waited_s += time.perf_counter() - begin_s
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Time that does not count."""
+        begin_s = time.perf_counter()
+        yield
+        self.since_s += time.perf_counter() - begin_s
+
+    @property
+    def samples_per_s(self) -> float:
+        passed_s = max(time.perf_counter() - self.since_s, 1e-9)
+        return len(self.records) * self.batch_size / passed_s
+
+    def take(self) -> dict[str, float]:
+        """The mean record, and begin anew."""
+        names = [name for name in self.records[-1] if name not in ("step", "lr")]
+        count = len(self.records)
+        mean = {name: sum(record[name] for record in self.records) / count for name in names}
+        last = self.records[-1]
+        speed = {"samples_per_s": self.samples_per_s, "waited_s": self.waited_s / count}
+        self._reset()
+        return {"step": last["step"], **mean, "lr": last["lr"], **speed}
+
+
+class _StopSignal:
+    """Turns the first Ctrl-C or SIGTERM into a wish; the second one acts at once."""
+
+    def __init__(self) -> None:
+        self.asked = False
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> "_StopSignal":
+        with contextlib.suppress(ValueError):  # only the main thread may set handlers
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._before[number] = signal.signal(number, self._ask)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _ask(self, number: int, frame: object) -> None:
+        del frame
+        self.asked = True
+        signal.signal(number, self._before[number])
+        log.info("finishing this step and writing a checkpoint; again to stop at once")
+
+
+def build_model(
+    config: TrainingConfig, dataset: VideoDataset, *, is_restored: bool = False
+) -> VideoSegmenter:
+    """The model of a config before its first step, on the CPU.
+
+    Args:
+        config: `model`, `data.mean`, `data.std` and `seed` count.
+        dataset: gives the classes.
+        is_restored: the weights will come from a checkpoint, so none are read here.
+
+    Raises:
+        ValueError: an unknown model or option; weights that do not fit.
+        FileNotFoundError: a file of weights is missing.
+    """
+    spec = config.model
+    torch.manual_seed(config.seed)
+    options = dict(spec.options)
+    if spec.backbone_weights is not None and not is_restored:
+        options["backbone_weights"] = spec.backbone_weights
+    model = methods.create(spec.name, num_classes=dataset.num_classes, **options)
+    card = replace(
+        model.card,
+        classes=tuple(dataset.classes),
+        palette=tuple((int(r), int(g), int(b)) for r, g, b in dataset.palette),
+        mean=config.data.mean or model.card.mean,
+        std=config.data.std or model.card.std,
+    )
+    model.card = card
+    if is_restored:
+        return model
+    if spec.initial_weights is not None:
+        _take_over(model, spec)
+    if spec.unfold_bn:
+        unfold_batch_norm(model.backbone, plain_frames(dataset, model, spec.unfold_bn))  # pyright: ignore[reportArgumentType]
+    return model
+
+
+def _take_over(model: VideoSegmenter, spec: ModelConfig) -> None:
+    path = Path(spec.initial_weights or "").expanduser()
+    tensors, _ = weights.load_file(path)
+    ours = model.state_dict()
+    fitting = {k: t for k, t in tensors.items() if k in ours and ours[k].shape == t.shape}
+    if not fitting:
+        raise ValueError(
+            f"no tensor of {path} fits {spec.name} by name and shape; give weights of a model "
+            "with the same backbone"
+        )
+    model.load_state_dict(fitting, strict=False)
+    log.info("took %d of %d tensors from %s", len(fitting), len(ours), path)
+
+
+def _open_validation(config: TrainingConfig, dataset: VideoDataset) -> VideoDataset:
+    if not config.validation.every:
+        return dataset
+    found = open_source(config.validation_source())
+    if found.num_classes != dataset.num_classes:
+        raise ValueError(
+            f"{dataset.name} has {dataset.num_classes} classes, {found.name} has "
+            f"{found.num_classes}; train and validate with the same protocol"
+        )
+    return found
+
+
+def draw_seed(seed: int, step: int, part: int, rank: int) -> int:
+    """The seed of what the model draws (dropout) in one batch of one process."""
+    return int(np.random.SeedSequence([seed, step, part, rank]).generate_state(1, np.uint64)[0])
+
+
+def _take(folder: Path, config: TrainingConfig, resume: bool, stack: contextlib.ExitStack) -> None:
+    """Make the folder this run's; the lock comes first, so that a live run keeps its config."""
+    folder.mkdir(parents=True, exist_ok=True)
+    stack.enter_context(RunLock(folder))
+    changes = prepare(folder, config, resume=resume)
+    if changes:
+        log.info("changed since the run was stored:\n  %s", "\n  ".join(changes))
+
+
+def _accelerator(config: TrainingConfig, folder: Path) -> Accelerator:
+    AcceleratorState._reset_state()  # an earlier run of this process may have had another precision
+    if config.precision == "fp16" and not torch.cuda.is_available():
+        raise ValueError("precision=fp16 needs a GPU; use bf16 or fp32 on this machine")
+    if config.deterministic:
+        torch.use_deterministic_algorithms(True, warn_only=True)
+    accelerator = Accelerator(
+        mixed_precision="no" if config.precision == "fp32" else config.precision,
+        gradient_accumulation_steps=config.accumulate,
+        log_with=list(config.trackers) or None,
+        project_config=ProjectConfiguration(str(folder), logging_dir=str(folder)),
+        kwargs_handlers=[
+            # Unused parameters may exist; and DDP then keeps its buckets, so that the sums of a
+            # resumed run are taken in the same order.
+            DistributedDataParallelKwargs(find_unused_parameters=True),
+            InitProcessGroupKwargs(timeout=COLLECTIVE_TIMEOUT),
+        ],
+    )
+    if config.sync_bn and accelerator.num_processes > 1 and accelerator.device.type == "cpu":
+        raise ValueError("sync_bn needs GPUs; set sync_bn=false to train with processes on a CPU")
+    return accelerator
+
+
+def _close(accelerator: Accelerator) -> None:
+    for tracker in accelerator.trackers:
+        tracker.finish()

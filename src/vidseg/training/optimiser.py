@@ -1,0 +1,97 @@
+"""Parameter groups, the optimiser's state by name, frozen batch norms, averaged weights."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
+
+from vidseg.training.config import OptimiserConfig
+
+
+def parameter_groups(
+    model: nn.Module, config: OptimiserConfig
+) -> tuple[list[dict[str, Any]], list[str]]:
+    """Sort the parameters by their rate and weight decay.
+
+    Args:
+        model: its parameters under `backbone` take the base rate, all others the head's.
+        config: `head_multiplier`, `weight_decay`, `decay_norm_and_bias`.
+
+    Returns:
+        Groups for the optimiser (each with its "multiplier" of the rate), and the names of all
+        parameters in the order of the groups.
+    """
+    norms = {
+        id(parameter)
+        for module in model.modules()
+        if isinstance(module, (_NormBase, nn.LayerNorm, nn.GroupNorm))
+        for parameter in module.parameters(recurse=False)
+    }
+    sorted_: dict[tuple[float, float], list[tuple[str, Tensor]]] = {}
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        multiplier = 1.0 if name.startswith("backbone.") else config.head_multiplier
+        plain = id(parameter) in norms or name.endswith("bias")
+        decay = 0.0 if plain and not config.decay_norm_and_bias else config.weight_decay
+        sorted_.setdefault((multiplier, decay), []).append((name, parameter))
+    groups = [
+        {"params": [p for _, p in members], "multiplier": multiplier, "weight_decay": decay}
+        for (multiplier, decay), members in sorted_.items()
+    ]
+    return groups, [name for members in sorted_.values() for name, _ in members]
+
+
+def make_optimiser(groups: list[dict[str, Any]], config: OptimiserConfig) -> torch.optim.Optimizer:
+    """SGD or AdamW over the groups."""
+    if config.kind == "sgd":
+        return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum)
+    return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas)
+
+
+def optimiser_state(optimiser: torch.optim.Optimizer, names: list[str]) -> dict[str, Any]:
+    """The optimiser's state by the parameters' names, so that other groups can take it up."""
+    states = optimiser.state_dict()["state"]
+    return {names[index]: state for index, state in states.items()}
+
+
+def restore_optimiser(
+    optimiser: torch.optim.Optimizer, names: list[str], state: Mapping[str, Any]
+) -> None:
+    """Give the optimiser the state of `optimiser_state`; rates and decay stay as configured."""
+    known = {index: state[name] for index, name in enumerate(names) if name in state}
+    groups = optimiser.state_dict()["param_groups"]
+    optimiser.load_state_dict({"state": known, "param_groups": groups})
+
+
+def set_training(model: nn.Module, freeze_bn: str) -> None:
+    """Training mode, but for the batch norms that keep their statistics.
+
+    Args:
+        model: the segmenter.
+        freeze_bn: "none", "backbone" (modules under `backbone`) or "all".
+    """
+    model.train()
+    if freeze_bn == "none":
+        return
+    for name, module in model.named_modules():
+        inside = freeze_bn == "all" or name.startswith("backbone.")
+        if inside and isinstance(module, _NormBase):
+            module.eval()
+
+
+def average_decay(step: int, decay: float) -> float:
+    """Decay of the average after step `step`: short at first, so that the start is forgotten."""
+    return min(decay, (1 + step) / (10 + step))
+
+
+@torch.no_grad()
+def update_average(average: nn.Module, model: nn.Module, decay: float) -> None:
+    """average = decay * average + (1 - decay) * model; counts are copied."""
+    ours, theirs = average.state_dict(), model.state_dict()
+    floats = [name for name in ours if ours[name].is_floating_point()]
+    torch._foreach_lerp_([ours[n] for n in floats], [theirs[n] for n in floats], 1 - decay)
+    for name in ours.keys() - set(floats):
+        ours[name].copy_(theirs[name])

@@ -1,0 +1,160 @@
+"""Which sample comes when: a pure function of the config, the step and the process."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Sampler
+
+from vidseg.data import (
+    ClipDataset,
+    EvalTransform,
+    Snippet,
+    TrainTransform,
+    VideoDataset,
+    drawn,
+    open_dataset,
+    preceding,
+    snippets,
+)
+from vidseg.segmenter import VideoSegmenter
+from vidseg.training.config import DataConfig, DrawnMemory, Source, TrainingConfig
+
+
+def open_source(source: Source) -> VideoDataset:
+    """Open the data set that a config names; errors as `open_dataset`."""
+    root = None if source.root is None else Path(source.root).expanduser()
+    return open_dataset(source.kind, root, source.split, **source.options)
+
+
+def training_snippets(
+    dataset: VideoDataset, data: DataConfig, model: VideoSegmenter, seed: int
+) -> list[Snippet]:
+    """The labelled frames to train on, with their memory frames, all windows of one length.
+
+    Raises:
+        ValueError: no labelled frame has enough frames before it.
+    """
+    length = model.window_length
+    window: Any = model.window_frames
+    if isinstance(data.memory, DrawnMemory):
+        window = drawn(length - 1, data.memory.drawn_within, seed, start=data.memory.start)
+    elif data.memory == "skip":
+        window = preceding(length - 1, start="skip")
+    whole = [s for s in snippets(dataset, window) if len(s.frame_indices) == length]
+    if not whole:
+        raise ValueError(
+            f"{dataset.name}: no labelled frame has the {length - 1} frames before it that the "
+            "model needs"
+        )
+    return whole
+
+
+def window_fps(chosen: list[Snippet]) -> float | None:
+    """Frames per second of the windows (median over the snippets); None where unknown."""
+    gaps, rate_hz = [], None
+    for snippet in chosen:
+        numbers = [snippet.video.numbers[i] for i in snippet.frame_indices]
+        gaps += [late - early for early, late in pairwise(numbers) if late > early]
+        rate_hz = rate_hz or snippet.video.rate_hz
+    return rate_hz / median(gaps) if gaps and rate_hz else None
+
+
+def training_clips(
+    dataset: VideoDataset, config: TrainingConfig, model: VideoSegmenter
+) -> ClipDataset:
+    """The augmented samples of a run, by global sample number."""
+    data = config.data
+    transform = TrainTransform(
+        crop=data.crop,
+        base_size=data.base_size,
+        scale=data.scale,
+        max_class_share=data.max_class_share,
+        flip=data.flip,
+        photometric=data.photometric,
+        mean=model.card.mean,
+        std=model.card.std,
+    )
+    chosen = training_snippets(dataset, data, model, config.seed)
+    return ClipDataset(dataset, chosen, transform, config.seed, shuffle=True)
+
+
+def plain_frames(
+    dataset: VideoDataset, model: VideoSegmenter, count: int
+) -> Iterator[torch.Tensor]:
+    """`count` labelled frames spread over the data set, normalised, each (1, 3, H, W)."""
+    frames = [video.frames[i] for video in dataset.videos for i in video.labelled]
+    for place in np.linspace(0, len(frames) - 1, min(count, len(frames))).round().astype(int):
+        image = dataset.read_frame(frames[place])
+        clip, _ = EvalTransform(model.card.mean, model.card.std)(
+            [image], np.zeros(image.shape[:2], np.uint8)
+        )
+        yield clip
+
+
+@dataclass(frozen=True)
+class StepSampler(Sampler[list[int]]):
+    """The sample numbers of this process's batches, from step `start` to the end.
+
+    Sample numbers count on through the run: step s takes s * batch_size up to
+    (s + 1) * batch_size - 1, whatever the number of processes, so the same samples make a step
+    with 1 process and with 8.
+
+    Attributes:
+        start: first step.
+        iterations: steps of the whole run.
+        batch_size: samples per step, over all processes and accumulated batches.
+        accumulate: batches per step and process.
+        rank: of this process.
+        world: number of processes.
+    """
+
+    start: int
+    iterations: int
+    batch_size: int
+    accumulate: int = 1
+    rank: int = 0
+    world: int = 1
+
+    def __post_init__(self) -> None:
+        if self.batch_size % (self.accumulate * self.world):
+            raise ValueError(
+                f"batch_size={self.batch_size} is the number of samples per optimiser step; it "
+                f"must be a multiple of {self.world} processes times accumulate={self.accumulate}"
+            )
+
+    def __len__(self) -> int:
+        return (self.iterations - self.start) * self.accumulate
+
+    def __iter__(self) -> Iterator[list[int]]:
+        each = self.batch_size // (self.accumulate * self.world)
+        for batch in range(self.start * self.accumulate, self.iterations * self.accumulate):
+            first = (batch * self.world + self.rank) * each
+            yield list(range(first, first + each))
+
+
+def make_loader(clips: ClipDataset, sampler: StepSampler, workers: int, pin: bool) -> DataLoader:
+    """Batches of a process; the number of workers changes nothing but the speed."""
+    return DataLoader(
+        clips,
+        batch_sampler=sampler,
+        num_workers=workers,
+        pin_memory=pin,
+        worker_init_fn=_start_worker if workers else None,
+        # The loader draws a seed for its workers; from the global generator it would be one draw
+        # more for a run that resumes.
+        generator=torch.Generator().manual_seed(0),
+    )
+
+
+def _start_worker(worker: int) -> None:
+    import signal
+
+    del worker
+    # Ctrl-C reaches the whole process group; the main process ends its workers itself.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -1,0 +1,68 @@
+"""Validation during training: figures of the whole images, and pictures to look at."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vidseg.data import VideoDataset
+from vidseg.inference.evaluate import evaluate
+from vidseg.inference.evaluation import Observed
+from vidseg.segmenter import VideoSegmenter
+from vidseg.training.config import TrainingConfig
+from vidseg.training.folder import write_sample
+
+
+def validate(
+    model: VideoSegmenter,
+    dataset: VideoDataset,
+    config: TrainingConfig,
+    folder: Path,
+    step: int,
+) -> dict[str, float]:
+    """Score the model and write overlays of some frames, frame | truth | labels.
+
+    Args:
+        model: on its device.
+        dataset: what to validate on.
+        config: of the run.
+        folder: the run folder; pictures go to samples/.
+        step: steps done.
+
+    Returns:
+        mean_iou, pixel_accuracy, mean_class_accuracy and "iou/CLASS", shares; NaN where a class
+        is absent.
+    """
+    total = min(dataset.num_labelled, config.validation.limit or dataset.num_labelled)
+    wanted = config.validation.samples
+    shown = set(np.linspace(0, total - 1, min(wanted, total)).round().astype(int).tolist())
+    seen = 0
+
+    def observe(frame: Observed) -> None:
+        nonlocal seen
+        if frame.truth is None:
+            return
+        if seen in shown and frame.image is not None:
+            name = f"step-{step:08d}-{seen:04d}.png"
+            write_sample(
+                folder / "samples" / name, frame.image, frame.truth, frame.labels, dataset.palette
+            )
+        seen += 1
+
+    result = evaluate(
+        model,
+        dataset,
+        precision=config.precision,
+        max_frames=config.validation.limit,
+        observe=observe if wanted else None,
+    )
+    classes: dict[str, Any] = {
+        f"iou/{name}": iou
+        for name, iou in zip(result.classes, result.class_iou.tolist(), strict=True)
+    }
+    return {
+        "mean_iou": result.mean_iou,
+        "pixel_accuracy": result.pixel_accuracy,
+        "mean_class_accuracy": result.mean_class_accuracy,
+        **classes,
+    }
