@@ -99,7 +99,9 @@ def law_horizon(model: VideoSegmenter, frames: Tensor) -> None:
         same(beyond, base, f"horizon: frame t - {horizon + 1} still has influence")
         within = model(disturbed(frames, t - horizon))[0].logits[:, t]
         if torch.equal(within, base):
-            raise LawBroken(f"horizon: declared {horizon}, but frame t - {horizon} has no influence")
+            raise LawBroken(
+                f"horizon: declared {horizon}, but frame t - {horizon} has no influence"
+            )
 
 
 def law_batch(model: VideoSegmenter, frames: Tensor) -> None:
@@ -137,7 +139,9 @@ def law_window(model: VideoSegmenter, frames: Tensor) -> None:
                 continue
             window = list(model.window_frames(t))
             if window[-1] != t or window != sorted(window):
-                raise LawBroken(f"window: window_frames({t}) = {window}, wanted oldest first, t last")
+                raise LawBroken(
+                    f"window: window_frames({t}) = {window}, wanted oldest first, t last"
+                )
             logits = model(frames[:, window], readout="last")[0].logits
             same(logits[:, 0], stream[:, t], f"window: frame {t} differs from the stream")
 
@@ -183,9 +187,7 @@ def gradients(model: VideoSegmenter, logits: Callable[[], Tensor]) -> dict[str, 
     named = {n: p for n, p in model.named_parameters() if p.requires_grad}
     if not named:
         return {}
-    grads = torch.autograd.grad(
-        logits().square().mean(), list(named.values()), allow_unused=True
-    )
+    grads = torch.autograd.grad(logits().square().mean(), list(named.values()), allow_unused=True)
     return {n: g for n, g in zip(named, grads, strict=True) if g is not None}
 
 

@@ -4,9 +4,9 @@ from dataclasses import dataclass
 
 import pytest
 import torch
-from laws import LawBroken, check_laws
 from torch import Tensor, nn
 
+from laws import LawBroken, check_laws
 from vidseg.methods import METHODS
 from vidseg.segmenter import Memory, PerFrame, VideoSegmenter
 
@@ -127,10 +127,10 @@ class WrongWindow(Honest):
 
 class GrowsMemory(Honest):
     def remember(self, memory, feature, fused):
-        return LastFrame(torch.cat([feature, feature[:, :, :1]], 2), frames_seen=1)
+        return LastFrame(torch.cat([memory.feature, feature[:, :, :1]], 2), frames_seen=1)
 
     def fuse(self, feature, memory):
-        return feature + 0.5 * memory.feature[:, :, : feature.shape[2]]
+        return feature + 0.5 * memory.feature[:, :, -1:]
 
 
 def test_an_honest_segmenter_keeps_the_laws():
