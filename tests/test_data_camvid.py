@@ -54,8 +54,8 @@ def test_small_layout_splits_sources_and_gaps(tmp_path: Path):
     dataset = open_dataset("camvid", make_small(tmp_path, "train", stems), "train")
     assert [(v.name, v.numbers, v.fps) for v in dataset.videos] == [
         ("0006R0", (930, 960), 1.0),
-        ("0016E5_00390", (390, 420, 450), 1.0),
-        ("0016E5_02400", (2400, 2430, 2460), 1.0),
+        ("0016E5_000390", (390, 420, 450), 1.0),
+        ("0016E5_002400", (2400, 2430, 2460), 1.0),
     ]
     assert dataset.num_labelled == 8
     assert dataset.name == "camvid/train"

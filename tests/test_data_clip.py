@@ -87,7 +87,7 @@ def test_splitting_keeps_every_frame_and_cuts_only_gaps(steps: list[int], limit:
 
 def test_the_usual_step_sets_the_gap():
     parts = split_at_gaps(nameless([0, 30, 61, 90, 120, 390, 420]))
-    assert [part.name for part in parts] == ["v_0", "v_390"]
+    assert [part.name for part in parts] == ["v_000000", "v_000390"]
     assert [part.name for part in split_at_gaps(nameless([0, 30, 60]))] == ["v"]
 
 
@@ -267,7 +267,7 @@ def test_labels_must_be_one_channel_of_bytes(street: VideoDataset):
     label = street.videos[0].labels[0]
     assert label is not None
     Image.new("RGB", (4, 4)).save(label)
-    with pytest.raises(ValueError, match=r"one channel of class indices, got .* RGB"):
+    with pytest.raises(ValueError, match="one channel of class indices, got a colour image"):
         street.read_label(label)
     Image.fromarray(np.full((4, 4), 300, np.uint16)).save(label)
     with pytest.raises(ValueError, match=r"must be 0..255, got up to 300"):

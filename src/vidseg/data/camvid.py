@@ -11,6 +11,7 @@ from typing import Literal
 import numpy as np
 
 from vidseg.data.clip import IGNORE, Video, VideoDataset, split_at_gaps
+from vidseg.data.files import list_images, name_missing
 
 CLASSES = (
     "sky",
@@ -43,7 +44,6 @@ PROTOCOLS = ("11", "12", "11-void-counted")
 RATE_HZ = 30.0  # frame numbers count the frames of the original videos
 
 _STEM = re.compile(r"(?P<source>[^_]+)_(?P<mark>f?)(?P<number>-?\d+)")
-_IMAGES = (".png", ".jpg", ".jpeg")
 _SEQUENCE_FOLDERS = ("images_sequence", "image_sequence")
 
 
@@ -149,11 +149,11 @@ def parse_stem(path: Path) -> tuple[str, int]:
 def _read_small_layout(root: Path, split: str) -> list[Video]:
     if not (root / split).is_dir():
         raise FileNotFoundError(f"{root / split} is missing; it holds the frames of {split}annot/")
-    frames = _list_images(root / split)
+    frames = list_images(root / split)
     labels = {path.stem: path for path in (root / f"{split}annot").glob("*.png")}
     orphans = sorted(labels.keys() - frames.keys())
     if orphans:
-        raise FileNotFoundError(_missing(root / split, orphans, "labels have no frame"))
+        raise FileNotFoundError(name_missing(root / split, orphans, "labels have no frame"))
     return _group(frames, labels)
 
 
@@ -166,8 +166,10 @@ def _read_authors_layout(root: Path, split: str, which: str) -> list[Video]:
     labels = {stem: root / "labels" / f"{stem}_L.png" for stem in stems}
     lacking = [stem for stem, path in labels.items() if not path.is_file()]
     if lacking:
-        raise FileNotFoundError(_missing(root / "labels", lacking, f"{listing} lists more labels"))
-    still = _list_images(root / "images") if (root / "images").is_dir() else {}
+        raise FileNotFoundError(
+            name_missing(root / "labels", lacking, f"{listing} lists more labels")
+        )
+    still = list_images(root / "images") if (root / "images").is_dir() else {}
     frames = {stem: path for stem, path in still.items() if stem in wanted}
     if which == "all" or wanted - frames.keys():
         raw = _list_sequence(root, which)
@@ -178,14 +180,16 @@ def _read_authors_layout(root: Path, split: str, which: str) -> list[Video]:
                 frames.setdefault(stem, path)
     lacking = sorted(wanted - frames.keys())
     if lacking:
-        raise FileNotFoundError(_missing(root / "images", lacking, f"{listing} lists more frames"))
+        raise FileNotFoundError(
+            name_missing(root / "images", lacking, f"{listing} lists more frames")
+        )
     return _group(frames, labels)
 
 
 def _list_sequence(root: Path, which: str) -> dict[str, Path]:
     for folder in _SEQUENCE_FOLDERS:
         if (root / folder).is_dir():
-            return _list_images(root / folder)
+            return list_images(root / folder)
     if which == "labelled":
         return {}
     raise FileNotFoundError(
@@ -213,18 +217,6 @@ def _group(frames: dict[str, Path], labels: dict[str, Path]) -> list[Video]:
         )
         videos += split_at_gaps(whole)
     return videos
-
-
-def _list_images(folder: Path) -> dict[str, Path]:
-    # .png comes last, so that it wins over a .jpg of the same name.
-    found = [path for path in folder.iterdir() if path.suffix.lower() in _IMAGES]
-    found.sort(key=lambda path: (path.suffix.lower() == ".png", path.name))
-    return {path.stem: path for path in found}
-
-
-def _missing(folder: Path, stems: list[str], reason: str) -> str:
-    shown = ", ".join(stems[:3]) + (", ..." if len(stems) > 3 else "")
-    return f"{folder}: {reason}; {len(stems)} missing: {shown}"
 
 
 def _check_choice(what: str, value: object, choices: Iterable[object]) -> None:

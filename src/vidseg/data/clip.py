@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from vidseg.data.files import identity_table, map_values, read_indices, read_rgb
 from vidseg.segmenter import IGNORE
 
 Start = Literal["repeat", "skip"]
@@ -96,7 +97,7 @@ def split_at_gaps(video: Video, max_step: int | None = None) -> list[Video]:
         max_step: longest step that is no gap; None for three times the usual step.
 
     Returns:
-        One video of the same name if nothing was cut, else parts named by their first frame.
+        One video of the same name if nothing was cut, else parts named with their first number.
     """
     limit = 3 * video.step if max_step is None else max_step
     starts = [0]
@@ -107,7 +108,7 @@ def split_at_gaps(video: Video, max_step: int | None = None) -> list[Video]:
     for start, stop in zip(starts, [*starts[1:], len(video)], strict=True):
         parts.append(
             Video(
-                name=video.frames[start].stem,
+                name=f"{video.name}_{video.numbers[start]:06d}",
                 frames=video.frames[start:stop],
                 labels=video.labels[start:stop],
                 numbers=video.numbers[start:stop],
@@ -212,75 +213,6 @@ class VideoDataset:
             f"<{self.name}: {len(self.videos)} videos, {self.num_frames} frames, "
             f"{self.num_labelled} labelled, {self.num_classes} classes>"
         )
-
-
-def identity_table(num_classes: int) -> np.ndarray:
-    """Table of files that hold the indices themselves, 255 ignored."""
-    table = np.full(256, -1, dtype=np.int16)
-    table[:num_classes] = np.arange(num_classes)
-    table[IGNORE] = IGNORE
-    return table
-
-
-def map_values(values: np.ndarray, table: np.ndarray, path: Path, num_classes: int) -> np.ndarray:
-    """Send file values through a table; ValueError for those that it does not allow."""
-    present = np.flatnonzero(np.bincount(values.ravel(), minlength=256))
-    wrong = [int(value) for value in present if table[value] < 0]
-    if wrong:
-        raise ValueError(
-            f"{path}: label values {wrong} mean nothing among {num_classes} classes "
-            f"(allowed: {np.flatnonzero(table >= 0).tolist()}); were these labels made for "
-            "another set of classes, or not yet converted (vidseg data prepare)?"
-        )
-    return table.astype(np.uint8)[values]
-
-
-def read_rgb(path: Path) -> np.ndarray:
-    """Read an image file as (H, W, 3) uint8 RGB.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it is no image, or damaged.
-    """
-    from PIL import Image
-
-    try:
-        with Image.open(path) as image:
-            return np.array(image.convert("RGB"))
-    except FileNotFoundError:
-        raise FileNotFoundError(
-            f"frame {path} does not exist; vidseg data check lists all"
-        ) from None
-    except (OSError, SyntaxError, ValueError) as error:
-        raise ValueError(f"{path} cannot be read as an image: {error}") from error
-
-
-def read_indices(path: Path) -> np.ndarray:
-    """Read a single-channel or palette image as (H, W) uint8 indices, colours never applied.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it is no image, damaged, in colour, or has values above 255.
-    """
-    from PIL import Image
-
-    try:
-        with Image.open(path) as image:
-            mode, values = image.mode, np.array(image)
-    except FileNotFoundError:
-        raise FileNotFoundError(
-            f"label {path} does not exist; vidseg data check lists all"
-        ) from None
-    except (OSError, SyntaxError, ValueError) as error:
-        raise ValueError(f"{path} cannot be read as an image: {error}") from error
-    if values.ndim != 2:
-        raise ValueError(
-            f"{path}: labels must be one channel of class indices, got an image of mode {mode}; "
-            "convert colours to indices first (vidseg data prepare)"
-        )
-    if values.size and (values.min() < 0 or values.max() > 255):
-        raise ValueError(f"{path}: label values must be 0..255, got up to {values.max()}")
-    return values.astype(np.uint8)
 
 
 @dataclass(frozen=True)

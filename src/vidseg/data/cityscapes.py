@@ -1,0 +1,191 @@
+"""Cityscapes with its video sequences, in the official layout."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from vidseg.data.clip import IGNORE, Video, VideoDataset, split_at_gaps
+from vidseg.data.files import identity_table, list_images, name_missing
+
+CLASSES = (
+    "road",
+    "sidewalk",
+    "building",
+    "wall",
+    "fence",
+    "pole",
+    "traffic light",
+    "traffic sign",
+    "vegetation",
+    "terrain",
+    "sky",
+    "person",
+    "rider",
+    "car",
+    "truck",
+    "bus",
+    "train",
+    "motorcycle",
+    "bicycle",
+)
+PALETTE = (
+    (128, 64, 128),
+    (244, 35, 232),
+    (70, 70, 70),
+    (102, 102, 156),
+    (190, 153, 153),
+    (153, 153, 153),
+    (250, 170, 30),
+    (220, 220, 0),
+    (107, 142, 35),
+    (152, 251, 152),
+    (70, 130, 180),
+    (220, 20, 60),
+    (255, 0, 0),
+    (0, 0, 142),
+    (0, 0, 70),
+    (0, 60, 100),
+    (0, 80, 100),
+    (0, 0, 230),
+    (119, 11, 32),
+)
+# labelIds of the 19 classes, in the order of their train ids; the other ids are ignored.
+LABEL_IDS = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
+NUM_LABEL_IDS = 34
+RATE_HZ = 17.0
+FRAME_FOLDERS = ("leftImg8bit_sequence", "leftImg8bit")
+_FRAME = re.compile(r"(?P<source>.+_\d+)_(?P<number>\d+)_leftImg8bit")
+_LABEL = re.compile(r"(?P<frame>.+_\d+_\d+)_[^_]+_(?P<coding>labelTrainIds|labelIds)")
+# TMANet's authors keep train ids in files that are still called labelIds.
+_TRAIN_IDS_BY_ANY_NAME = ("gtFine_19",)
+
+
+class Cityscapes(VideoDataset):
+    """Cityscapes: 19 classes, snippets of 30 frames at 17 Hz with the 20th labelled.
+
+    A frame is looked for in leftImg8bit/ and in leftImg8bit_sequence/ (.png or .jpg). A missing
+    frame ends a video: what is before it is no memory of what comes after.
+    """
+
+    def __init__(
+        self, root: Path, split: str, *, labels: str = "gtFine", max_step: int = 1
+    ) -> None:
+        """Index a split.
+
+        Args:
+            root: holds leftImg8bit/ and/or leftImg8bit_sequence/, and a folder of labels.
+            split: "train", "val", or another folder of the same level.
+            labels: folder of the labels: "gtFine", "gtCoarse", or dense machine labels of the same
+                naming such as "gtPseudo". Files *_labelTrainIds.png are read as they are,
+                *_labelIds.png are mapped to train ids; the former win. In "gtFine_19", the folder
+                of TMANet's authors, files of either name hold train ids.
+            max_step: numbers from one frame to the next within a video; above 1 for sequences
+                that were thinned.
+
+        Raises:
+            FileNotFoundError: the split or its labels are missing, or labels lack their frame.
+            ValueError: a file name is not of the official form.
+        """
+        root = Path(root)
+        frames = _find_frames(root, split)
+        found = _find_labels(root, split, labels)
+        lacking = sorted(found.keys() - frames.keys())
+        if lacking:
+            raise FileNotFoundError(
+                name_missing(root / "leftImg8bit" / split, lacking, f"{labels}/ labels more frames")
+            )
+        super().__init__(f"cityscapes/{split}", _group(frames, found, max_step), CLASSES, PALETTE)
+        self.labels = labels
+
+    def table_for(self, path: Path) -> np.ndarray:
+        """Train ids as they are, label ids by the official table."""
+        if path.stem.endswith("labelTrainIds") or self.labels in _TRAIN_IDS_BY_ANY_NAME:
+            return self.label_table
+        return label_id_table()
+
+
+def label_id_table() -> np.ndarray:
+    """(256,) train id of each labelId; -1 above 33, and 255 stays ignored."""
+    table = identity_table(0)
+    table[:NUM_LABEL_IDS] = IGNORE
+    table[list(LABEL_IDS)] = np.arange(len(LABEL_IDS))
+    return table
+
+
+def parse_frame(path: Path) -> tuple[str, int]:
+    """Source and frame number of an image such as aachen_000000_000019_leftImg8bit.png.
+
+    Raises:
+        ValueError: the name is not of that form.
+
+    Example:
+        >>> parse_frame(Path("aachen_000000_000019_leftImg8bit.png"))
+        ('aachen_000000', 19)
+    """
+    match = _FRAME.fullmatch(path.stem)
+    if match is None:
+        raise ValueError(
+            f"{path}: a Cityscapes image is named like aachen_000000_000019_leftImg8bit.png; "
+            "move other files out of the folder"
+        )
+    return match["source"], int(match["number"])
+
+
+def _find_frames(root: Path, split: str) -> dict[str, Path]:
+    folders = [root / name / split for name in FRAME_FOLDERS if (root / name / split).is_dir()]
+    if not folders:
+        there = sorted(
+            f"{name}/{path.name}" for name in FRAME_FOLDERS for path in (root / name).glob("*/")
+        )
+        raise FileNotFoundError(
+            f"{root} has neither leftImg8bit/{split} nor leftImg8bit_sequence/{split}; "
+            f"there is: {', '.join(there) or 'no folder of either name'}"
+        )
+    frames = {}
+    for folder in folders:  # leftImg8bit comes last: labelled frames are taken from there
+        for city in sorted(folder.glob("*/")):
+            for stem, path in list_images(city).items():
+                parse_frame(path)
+                frames[stem.removesuffix("_leftImg8bit")] = path
+    return frames
+
+
+def _find_labels(root: Path, split: str, labels: str) -> dict[str, Path]:
+    folder = root / labels / split
+    if not folder.is_dir():
+        there = sorted(path.name for path in root.glob("gt*/") if (path / split).is_dir())
+        raise FileNotFoundError(
+            f"{folder} is missing; folders of labels of this split: {', '.join(there) or 'none'} "
+            "(option labels=)"
+        )
+    found: dict[str, Path] = {}
+    for path in sorted(folder.glob("*/*.png")):  # labelTrainIds sorts after labelIds, and wins
+        match = _LABEL.fullmatch(path.stem)
+        if match:  # color and instanceIds lie beside them
+            found[match["frame"]] = path
+    return found
+
+
+def _group(frames: dict[str, Path], labels: dict[str, Path], max_step: int) -> list[Video]:
+    sources: dict[str, dict[int, str]] = defaultdict(dict)
+    for stem, path in frames.items():
+        source, number = parse_frame(path)
+        sources[source][number] = stem
+    videos = []
+    for source, stems in sorted(sources.items()):
+        numbers = sorted(stems)
+        whole = Video(
+            name=source,
+            frames=tuple(frames[stems[n]] for n in numbers),
+            labels=tuple(labels.get(stems[n]) for n in numbers),
+            numbers=tuple(numbers),
+            rate_hz=RATE_HZ,
+        )
+        parts = split_at_gaps(whole, max_step)
+        videos += [replace(part, name=f"{source}_{part.numbers[0]:06d}") for part in parts]
+    return videos

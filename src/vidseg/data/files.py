@@ -1,0 +1,165 @@
+"""Image and label files: read with errors that name the file, written whole or not at all."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+
+from vidseg.segmenter import IGNORE
+
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
+Colour = tuple[int, int, int]
+
+
+def read_rgb(path: Path) -> np.ndarray:
+    """Read an image file as (H, W, 3) uint8 RGB.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is no image, or damaged.
+    """
+    return _read(path, "frame", as_rgb=True)
+
+
+def read_indices(path: Path) -> np.ndarray:
+    """Read a single-channel or palette image as (H, W) uint8 indices, colours never applied.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is no image, damaged, in colour, or has values above 255.
+    """
+    values = read_label_image(path)
+    if values.ndim != 2:
+        raise ValueError(
+            f"{path}: labels must be one channel of class indices, got a colour image; "
+            "convert colours to indices first (vidseg data prepare)"
+        )
+    return values
+
+
+def read_label_image(path: Path) -> np.ndarray:
+    """Read a label image as uint8: (H, W) indices, or (H, W, 3) colours if it is in colour.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is no image, damaged, or has values above 255.
+    """
+    values = _read(path, "label", as_rgb=False)
+    if values.size and (values.min() < 0 or values.max() > 255):
+        raise ValueError(f"{path}: label values must be 0..255, got up to {values.max()}")
+    return values.astype(np.uint8)
+
+
+def _read(path: Path, what: str, *, as_rgb: bool) -> np.ndarray:
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image:
+            is_colour = len(image.getbands()) > 1
+            return np.array(image.convert("RGB") if as_rgb or is_colour else image)
+    except FileNotFoundError:
+        raise FileNotFoundError(
+            f"{what} {path} does not exist; vidseg data check lists what is missing"
+        ) from None
+    except (OSError, SyntaxError, ValueError) as error:
+        raise ValueError(f"{path} cannot be read as an image: {error}") from error
+
+
+def identity_table(num_classes: int) -> np.ndarray:
+    """Table of files that hold the indices themselves, 255 ignored."""
+    table = np.full(256, -1, dtype=np.int16)
+    table[:num_classes] = np.arange(num_classes)
+    table[IGNORE] = IGNORE
+    return table
+
+
+def map_values(values: np.ndarray, table: np.ndarray, path: Path, num_classes: int) -> np.ndarray:
+    """Send file values through a table; ValueError for those that it does not allow."""
+    present = np.flatnonzero(np.bincount(values.ravel(), minlength=256))
+    wrong = [int(value) for value in present if table[value] < 0]
+    if wrong:
+        raise ValueError(
+            f"{path}: label values {wrong} mean nothing among {num_classes} classes "
+            f"(allowed: {np.flatnonzero(table >= 0).tolist()}); were these labels made for "
+            "another set of classes, or not yet converted (vidseg data prepare)?"
+        )
+    return table.astype(np.uint8)[values]
+
+
+def colours_to_indices(image: np.ndarray, colours: Mapping[Colour, int], path: Path) -> np.ndarray:
+    """Send the colours of a label image to label indices.
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+        colours: index of each colour that may occur.
+        path: of the image, for the message.
+
+    Returns:
+        (H, W) uint8.
+
+    Raises:
+        ValueError: a colour that is not in `colours`; the message shows up to five.
+    """
+    packed = image.astype(np.uint32) @ np.array([65536, 256, 1], np.uint32)
+    present, inverse = np.unique(packed, return_inverse=True)
+    found = [(int(c) >> 16, int(c) >> 8 & 255, int(c) & 255) for c in present]
+    wrong = [colour for colour in found if colour not in colours]
+    if wrong:
+        raise ValueError(
+            f"{path}: {len(wrong)} colours belong to no class, such as {wrong[:5]}; were the "
+            "colours blended by resizing or JPEG, or made with another palette?"
+        )
+    table = np.array([colours[colour] for colour in found], np.uint8)
+    return table[inverse].reshape(image.shape[:2])
+
+
+def list_images(folder: Path) -> dict[str, Path]:
+    """Images of a folder by stem, in the order of their names; a .png wins over a .jpg."""
+    found = sorted(
+        (path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES),
+        key=lambda path: (path.stem, path.suffix.lower() == ".png"),
+    )
+    return {path.stem: path for path in found}
+
+
+def name_missing(folder: Path, names: list[str], reason: str) -> str:
+    """Message that says how many files a folder lacks, and the first of them."""
+    shown = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+    return f"{folder}: {reason}; {len(names)} missing: {shown}"
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file under a temporary name and rename it, so that it is whole or not there."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with beside.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        beside.replace(path)
+    except BaseException:
+        beside.unlink(missing_ok=True)
+        raise
+
+
+def write_image(path: Path, image: np.ndarray) -> None:
+    """Write an (H, W) or (H, W, 3) uint8 image in the format of the suffix, whole or not at all."""
+    from PIL import Image
+
+    options = {"quality": 95, "subsampling": 0} if path.suffix.lower() != ".png" else {}
+    buffer = BytesIO()
+    kind = "PNG" if path.suffix.lower() == ".png" else "JPEG"
+    Image.fromarray(image).save(buffer, kind, **options)
+    write_whole(path, buffer.getvalue())
+
+
+def remove_parts(folder: Path) -> None:
+    """Remove what a killed `write_whole` left below a folder."""
+    if folder.is_dir():
+        for part in folder.rglob(".*.part"):
+            part.unlink(missing_ok=True)
