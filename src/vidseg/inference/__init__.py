@@ -1,0 +1,1 @@
+"""Running models on videos and data sets: streams, windows, pictures, scores."""

@@ -1,0 +1,151 @@
+"""What a source is: a file or stream that libav opens, a camera, or a set of images."""
+
+from __future__ import annotations
+
+import glob
+import re
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from vidseg.inference.packets import DamagedError
+
+if TYPE_CHECKING:
+    from av.container import InputContainer
+    from av.video.stream import VideoStream
+
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
+CAMERA_FORMATS = {"linux": "v4l2", "darwin": "avfoundation"}
+
+
+def open_video(address: str, name: str, **options: Any) -> tuple[InputContainer, VideoStream]:
+    """Open with libav and pick the video stream; libav's errors become messages of ours.
+
+    Args:
+        address: path, URL or device.
+        name: of the source, for messages.
+        options: of `av.open`.
+
+    Returns:
+        The container and its first video stream (a cover picture is none).
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: empty, no video, or broken beyond opening.
+    """
+    import av
+    from av.error import FFmpegError
+
+    if "://" not in address and not Path(address).exists():
+        raise FileNotFoundError(f"no such file: {name}")
+    if Path(address).is_file() and Path(address).stat().st_size == 0:
+        raise ValueError(f"{name} is empty (0 bytes)")
+    try:
+        container = av.open(address, **options)
+    except PermissionError:
+        raise
+    except FFmpegError as error:
+        raise ValueError(
+            f"cannot open {name} as a video: {error.strerror}; "
+            "it is no video, or it was cut off before its index was written"
+        ) from error
+    streams = [s for s in container.streams.video if not _is_cover(s)]
+    # libav draws text files as pictures of a terminal.
+    if not streams or container.format.name == "tty":
+        container.close()
+        raise ValueError(f"{name} holds no video")
+    stream = streams[0]
+    if stream.codec_context is None:
+        container.close()
+        raise ValueError(f"no decoder for the video in {name}")
+    stream.thread_type = "AUTO"
+    stream.codec_context.copy_opaque = True  # frames tell which packet they came from
+    return container, stream
+
+
+def _is_cover(stream: VideoStream) -> bool:
+    from av.stream import Disposition
+
+    return bool(stream.disposition & Disposition.attached_pic)
+
+
+def camera(number: int) -> tuple[str, dict[str, Any]]:
+    """The address of a camera and how libav opens it.
+
+    Raises:
+        FileNotFoundError: there is no such camera.
+        ValueError: no cameras on this operating system.
+    """
+    form = CAMERA_FORMATS.get(sys.platform)
+    if form is None:
+        raise ValueError(f"cameras by number are not supported on {sys.platform}; pass a URL")
+    if form != "v4l2":
+        return str(number), {"format": form}
+    device = Path(f"/dev/video{number}")
+    if not device.exists():
+        there = sorted(str(path) for path in Path("/dev").glob("video*"))
+        raise FileNotFoundError(
+            f"no camera {number}: {device} does not exist"
+            + (f"; there are {', '.join(there)}" if there else "; this machine has no camera")
+        )
+    return str(device), {"format": form}
+
+
+def find_images(path: Path) -> list[Path] | None:
+    """The images of a folder, glob or single picture, by the numbers in their names.
+
+    Returns:
+        The paths in order; None if `path` is something else.
+
+    Raises:
+        FileNotFoundError: nothing matches the glob.
+        ValueError: no images in the folder; the glob matches other files.
+    """
+    if path.is_dir():
+        found = [p for p in path.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES]
+        if not found:
+            raise ValueError(
+                f"no images in {path}; a folder of frames holds {', '.join(IMAGE_SUFFIXES)} files"
+            )
+    elif path.suffix.lower() in IMAGE_SUFFIXES and path.is_file():
+        found = [path]
+    elif not path.exists() and glob.has_magic(str(path)):
+        found = [Path(p) for p in glob.glob(str(path))]  # noqa: PTH207 (a pattern may be absolute)
+        if not found:
+            raise FileNotFoundError(f"nothing matches {path}")
+        others = [p.name for p in found if p.suffix.lower() not in IMAGE_SUFFIXES]
+        if others:
+            raise ValueError(
+                f"{path} matches {others[0]}, which is no image; segment several videos one by one"
+            )
+    else:
+        return None
+    return sorted((p for p in found if not p.name.startswith(".")), key=_natural)
+
+
+def _natural(path: Path) -> list[tuple[int, str]]:
+    """frame_10 comes after frame_9."""
+    parts = re.split(r"(\d+)", path.name)
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in parts]
+
+
+def read_image(path: Path) -> np.ndarray:
+    """Read an image file upright, as (H, W, 3) uint8 RGB.
+
+    Raises:
+        DamagedError: it is no image, or is cut short.
+        ValueError: its pixels have more than 8 bits.
+    """
+    from PIL import Image, ImageOps, UnidentifiedImageError
+
+    try:
+        with Image.open(path) as picture:
+            if picture.mode.startswith(("I", "F")):
+                raise ValueError(f"{path} has {picture.mode} pixels; frames must be 8-bit images")
+            return np.array(ImageOps.exif_transpose(picture).convert("RGB"))
+    except UnidentifiedImageError as error:
+        raise DamagedError(f"{path} is no image, or is damaged") from error
+    except OSError as error:  # Pillow's word for an image that is cut short
+        raise DamagedError(f"{path}: {error}") from error

@@ -1,0 +1,230 @@
+"""Frames as an H.264 file that browsers play, with the sound of the source."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+
+from vidseg.inference.sound import SoundTrack
+
+if TYPE_CHECKING:
+    from av import VideoFrame
+
+VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv")
+TICKS_PER_FRAME = 16
+
+
+class VideoWriter:
+    """Frames as an H.264 video that browsers play: yuv420p, index in front, a keyframe a second.
+
+    The file is written under a temporary name beside `path` and renamed when it is closed. Used
+    with `with`, Ctrl-C closes it (what is written so far plays), and any other error removes it.
+    Odd sides are padded to even by repeating the last row or column, which H.264 asks for.
+
+    Args:
+        path: .mp4, .m4v, .mov or .mkv; replaced if it exists.
+        fps: frames a second.
+        sound_from: a video file whose sound goes along.
+        start_s: time in that file of the first frame written here.
+        quality: constant rate factor of x264; lower is better and larger.
+        pixel_aspect: width : height of a pixel.
+
+    Raises:
+        ValueError: another suffix, or an impossible frame rate.
+        FileNotFoundError: the folder does not exist.
+
+    Example:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp()) / "clip.mp4"
+        >>> with VideoWriter(path, fps=25) as writer:
+        ...     for shade in range(5):
+        ...         writer.write(np.full((48, 64, 3), 40 * shade, np.uint8))
+        >>> len(list(read_video(path)))
+        5
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        fps: float | Fraction,
+        sound_from: str | Path | None = None,
+        start_s: float = 0.0,
+        quality: int = 20,
+        pixel_aspect: Fraction = Fraction(1),
+    ) -> None:
+        self.path = Path(path)
+        if self.path.suffix.lower() not in VIDEO_SUFFIXES:
+            raise ValueError(
+                f"cannot write a video as {self.path.name}; use {', '.join(VIDEO_SUFFIXES)}"
+            )
+        if not self.path.parent.is_dir():
+            raise FileNotFoundError(f"no folder {self.path.parent} to write {self.path.name} into")
+        if not 0 < fps <= 1000:
+            raise ValueError(f"fps must be above 0 and at most 1000, got {fps}")
+        self.num_frames = 0
+        self._fps = Fraction(fps).limit_denominator(100_000)
+        self._quality = quality
+        self._aspect = pixel_aspect
+        self._part = self.path.with_name(f".{self.path.stem}.part{self.path.suffix}")
+        self._sound = SoundTrack.of(sound_from, start_s)
+        self._container: Any = None
+        self._stream: Any = None
+        self._reformatter: Any = None
+        self._shape: tuple[int, ...] = ()
+        self._first_s = 0.0
+        self._pts = -1
+
+    def write(self, image: np.ndarray, time_s: float | None = None) -> None:
+        """Append a frame.
+
+        Args:
+            image: (H, W, 3) uint8 RGB, of the same size every time.
+            time_s: when it is shown, for sources whose rate varies; by default at the next tick.
+
+        Raises:
+            ValueError: wrong shape or dtype, or another size than the first frame's.
+            OSError: the disk is full or fails; nothing is left behind.
+        """
+        if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
+            raise ValueError(f"image must be (H, W, 3) uint8, got {image.shape} {image.dtype}")
+        with hold_interrupts(), self._nothing_left_on_error():
+            container = self._container or self._begin(image.shape, time_s or 0.0)
+            if image.shape != self._shape:
+                raise ValueError(f"this video has frames of {self._shape}, got {image.shape}")
+            ticks = float(self._fps) * TICKS_PER_FRAME
+            shown = self.num_frames * TICKS_PER_FRAME
+            if time_s is not None:
+                shown = round((time_s - self._first_s) * ticks)
+            self._pts = max(self._pts + 1, shown)
+            container.mux(self._stream.encode(self._picture(image)))
+            self.num_frames += 1
+            if self._sound is not None:
+                self._sound.write_until(self._pts / ticks)
+
+    def close(self) -> None:
+        """Finish the file and give it its name; without any frame there is no file.
+
+        Raises:
+            OSError: the disk is full or fails; nothing is left behind.
+        """
+        with hold_interrupts(), self._nothing_left_on_error():
+            container = self._container
+            if container is None:
+                self._release()
+                return
+            container.mux(self._stream.encode(None))
+            if self._sound is not None:
+                self._sound.write_until((self._pts / TICKS_PER_FRAME + 1) / float(self._fps))
+                self._sound.finish()
+            container.close()
+            self._container = None
+            self._release()
+            with self._part.open("rb") as file:
+                os.fsync(file.fileno())
+            self._part.replace(self.path)
+
+    def discard(self) -> None:
+        """Give up the file; nothing is left behind."""
+        from av.error import FFmpegError
+
+        container, self._container = self._container, None
+        if container is not None:
+            with suppress(FFmpegError, OSError):
+                container.close()
+        self._release()
+        self._part.unlink(missing_ok=True)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None or issubclass(kind, KeyboardInterrupt):
+            self.close()
+        else:
+            self.discard()
+
+    def _begin(self, shape: tuple[int, ...], time_s: float) -> Any:
+        import av
+        from av.video.reformatter import ColorPrimaries, ColorRange, ColorTrc, VideoReformatter
+
+        self._shape, self._first_s = shape, time_s
+        self._reformatter = VideoReformatter()
+        options = {} if self.path.suffix.lower() == ".mkv" else {"movflags": "+faststart"}
+        self._container = av.open(str(self._part), "w", options=options)
+        stream = self._container.add_stream("libx264", rate=self._fps)
+        stream.width, stream.height = (side + side % 2 for side in (shape[1], shape[0]))
+        stream.pix_fmt = "yuv420p"
+        # The lookahead is most of an encoder's memory: 20 frames instead of 40.
+        stream.options = {"crf": str(self._quality), "preset": "fast", "rc-lookahead": "20"}
+        codec = stream.codec_context
+        codec.gop_size = max(1, round(self._fps))
+        codec.time_base = 1 / (self._fps * TICKS_PER_FRAME)
+        codec.colorspace = 1  # BT.709 (no enumeration in PyAV names the value for streams)
+        codec.color_primaries = ColorPrimaries.BT709
+        codec.color_trc = ColorTrc.BT709
+        codec.color_range = ColorRange.MPEG
+        if self._aspect != 1:
+            codec.sample_aspect_ratio = self._aspect
+        self._stream = stream
+        if self._sound is not None:
+            self._sound.attach(self._container)
+        return self._container
+
+    def _picture(self, image: np.ndarray) -> VideoFrame:
+        from av import VideoFrame
+        from av.video.reformatter import ColorRange, Colorspace
+
+        height, width = image.shape[:2]
+        if height % 2 or width % 2:
+            image = np.pad(image, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
+        picture = self._reformatter.reformat(
+            VideoFrame.from_ndarray(np.ascontiguousarray(image)),
+            format="yuv420p",
+            dst_colorspace=Colorspace.ITU709,
+            dst_color_range=ColorRange.MPEG,
+        )
+        picture.pts = self._pts
+        picture.time_base = self._stream.codec_context.time_base
+        return picture
+
+    def _release(self) -> None:
+        sound, self._sound = self._sound, None
+        if sound is not None:
+            sound.close()
+
+    @contextmanager
+    def _nothing_left_on_error(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            self.discard()
+            raise OSError(error.errno, error.strerror, str(self.path)) from error
+        except BaseException:
+            self.discard()
+            raise
+
+
+@contextmanager
+def hold_interrupts() -> Iterator[None]:
+    """Let Ctrl-C wait until a step that must not be torn apart is done."""
+    previous = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or not callable(previous):
+        yield
+        return
+    held: list[Any] = []
+    signal.signal(signal.SIGINT, lambda *_: held.append(True))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, previous)
+    if held:
+        previous(signal.SIGINT, None)
