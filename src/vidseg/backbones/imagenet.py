@@ -60,6 +60,8 @@ def to_backbone_keys(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     Returns:
         The same tensors under the names of `ResNet` or `MobileNetV2`.
     """
+    if "conv_stem.weight" in tensors:
+        return {_rename_timm_mobilenet(name): value for name, value in tensors.items()}
     deep = any(name.startswith("conv1.0.") for name in tensors)
     semseg = "bn3.weight" in tensors and "conv3.weight" in tensors
     return {_rename(name, deep=deep, semseg=semseg): value for name, value in tensors.items()}
@@ -78,6 +80,31 @@ def _rename(name: str, *, deep: bool, semseg: bool) -> str:
     if name.startswith("layer0."):
         return "stem." + name.removeprefix("layer0.")
     return name
+
+
+# timm numbers blocks within a stage, torchvision through the network: the first of each stage
+_STAGE_STARTS = (1, 2, 4, 7, 11, 14, 17)
+# timm's parts of a block -> torchvision's; the first stage's block has no expansion
+_PLAIN_BLOCK = {"conv_dw": "0.0", "bn1": "0.1", "conv_pw": "1", "bn2": "2"}
+_EXPANDED_BLOCK = {
+    "conv_pw": "0.0",
+    "bn1": "0.1",
+    "conv_dw": "1.0",
+    "bn2": "1.1",
+    "conv_pwl": "2",
+    "bn3": "3",
+}
+
+
+def _rename_timm_mobilenet(name: str) -> str:
+    part, rest = name.split(".", 1)
+    if part in ("conv_stem", "bn1"):
+        return f"features.0.{int(part == 'bn1')}.{rest}"
+    if part != "blocks":
+        return name
+    stage, block, layer, leaf = rest.split(".")
+    layers = _PLAIN_BLOCK if stage == "0" else _EXPANDED_BLOCK
+    return f"features.{_STAGE_STARTS[int(stage)] + int(block)}.conv.{layers[layer]}.{leaf}"
 
 
 def _is_classifier(name: str) -> bool:
