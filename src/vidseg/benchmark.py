@@ -7,9 +7,10 @@ median of those is what `Benchmark.ratio` gives.
 
 import copy
 import ctypes
+import math
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,7 +22,6 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from vidseg.segmenter import Memory, VideoSegmenter
 
-MIB = 2**20
 MAX_FRAMES = 10_000
 Side = Callable[[], Any]
 
@@ -32,11 +32,14 @@ class Timing:
 
     Attributes:
         milliseconds: per frame, one for each turn.
+        cpu_milliseconds: the same in processor time of all threads, which other processes on the
+            machine disturb less; empty where the work is done elsewhere.
         peak_bytes: most extra memory in use during a turn, beyond the weights and the stream's own
             memory; None where it cannot be measured.
     """
 
     milliseconds: tuple[float, ...]
+    cpu_milliseconds: tuple[float, ...] = ()
     peak_bytes: int | None = None
 
     @property
@@ -49,6 +52,11 @@ class Timing:
         """Time that 95 of 100 frames stay within, in milliseconds (nearest rank)."""
         ordered = sorted(self.milliseconds)
         return ordered[max(-(-95 * len(ordered) // 100) - 1, 0)]
+
+    @property
+    def cpu_median_ms(self) -> float | None:
+        """Median processor time of a frame, in milliseconds."""
+        return statistics.median(self.cpu_milliseconds) if self.cpu_milliseconds else None
 
     @property
     def fps(self) -> float:
@@ -94,8 +102,12 @@ class Benchmark:
 
     def ratio(self, side: str, to: str = "stream") -> float:
         """How many times dearer `side` is than `to`: the median over turns of their ratio."""
-        pairs = zip(self.timings[side].milliseconds, self.timings[to].milliseconds, strict=True)
-        return statistics.median(theirs / ours for theirs, ours in pairs)
+        return _ratio(self.timings[side].milliseconds, self.timings[to].milliseconds)
+
+    def cpu_ratio(self, side: str, to: str = "stream") -> float | None:
+        """The same in processor time; None where the work is not done by the CPU."""
+        theirs, ours = (self.timings[name].cpu_milliseconds for name in (side, to))
+        return _ratio(theirs, ours) if theirs else None
 
     def summary(self) -> dict[str, Any]:
         """The figures as plain JSON values."""
@@ -112,10 +124,12 @@ class Benchmark:
                 name: {
                     "median_ms": timing.median_ms,
                     "p95_ms": timing.p95_ms,
+                    "cpu_median_ms": timing.cpu_median_ms,
                     "fps": timing.fps,
                     "turns": len(timing.milliseconds),
                     "peak_extra_bytes": timing.peak_bytes,
                     "ratio_to_stream": self.ratio(name),
+                    "cpu_ratio_to_stream": self.cpu_ratio(name),
                 }
                 for name, timing in self.timings.items()
             },
@@ -164,16 +178,24 @@ def benchmark(
     device = torch.device(device)
     with torch.inference_mode(), _autocast(device, precision):
         sides = _sides(model.to(device).eval(), twin and twin.to(device).eval(), size, device)
-        milliseconds: dict[str, list[float]] = {side: [] for side in sides}
+        clocks: dict[str, list[tuple[float, float]]] = {side: [] for side in sides}
         total = warm_up + num_frames
         for turn in range(total):
             for side in _rotated(list(sides), turn):
-                elapsed_ms = _timed_ms(sides[side], device)
+                wall_ms, cpu_ms = _timed_ms(sides[side], device)
                 if turn >= warm_up:
-                    milliseconds[side].append(elapsed_ms / _frames_per_call(side, model))
+                    count = _frames_per_call(side, model)
+                    clocks[side].append((wall_ms / count, cpu_ms / count))
             if progress:
                 progress(turn + 1, total)
-        peaks = {side: peak_extra_bytes(run, device) for side, run in sides.items()}
+        timings = {
+            side: Timing(
+                milliseconds=tuple(wall for wall, _ in clocks[side]),
+                cpu_milliseconds=tuple(cpu for _, cpu in clocks[side] if device.type == "cpu"),
+                peak_bytes=peak_extra_bytes(run, device),
+            )
+            for side, run in sides.items()
+        }
     return Benchmark(
         model=name,
         size=size,
@@ -181,7 +203,7 @@ def benchmark(
         threads=torch.get_num_threads(),
         precision=precision,
         window_length=model.window_length,
-        timings={side: Timing(tuple(ms), peaks[side]) for side, ms in milliseconds.items()},
+        timings=timings,
         macs=count_macs(model, size),
         parameters=sum(p.numel() for p in model.parameters()),
         memory_bytes=_memory_of(model, size, device).nbytes,
@@ -283,12 +305,19 @@ def _rotated(names: list[str], turn: int) -> list[str]:
     return names[first:] + names[:first]
 
 
-def _timed_ms(run: Side, device: torch.device) -> float:
+def _timed_ms(run: Side, device: torch.device) -> tuple[float, float]:
+    """Wall time and processor time of one call, in milliseconds."""
     _synchronise(device)
-    begin_s = time.perf_counter()
+    begin_s, cpu_begin_s = time.perf_counter(), time.process_time()
     run()
     _synchronise(device)
-    return 1e3 * (time.perf_counter() - begin_s)
+    return 1e3 * (time.perf_counter() - begin_s), 1e3 * (time.process_time() - cpu_begin_s)
+
+
+def _ratio(theirs: Sequence[float], ours: Sequence[float]) -> float:
+    # Processor time comes in ticks: a tiny model may take none.
+    pairs = zip(theirs, ours, strict=True)
+    return statistics.median(one / other if other else math.inf for one, other in pairs)
 
 
 def _synchronise(device: torch.device) -> None:

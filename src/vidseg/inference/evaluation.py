@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from vidseg.data.clip import Video, VideoDataset, read_indices
+from vidseg.data.clip import Video, VideoDataset
+from vidseg.data.files import read_indices
 from vidseg.metrics.confusion import ConfusionMatrix
 
 

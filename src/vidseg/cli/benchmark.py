@@ -1,0 +1,166 @@
+"""`vidseg benchmark`: what a model costs, beside its per-frame twin and its own alternatives."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from vidseg.benchmark import Benchmark
+    from vidseg.segmenter import VideoSegmenter
+
+SIDES = {
+    "stream": "stream: one step per frame",
+    "clip": "clip: the window as one chunk, every frame read out",
+    "window": "window: the whole window encoded anew for every frame",
+    "twin": "per-frame twin",
+}
+
+
+def benchmark(
+    model: Annotated[
+        str, typer.Argument(help="A name such as tmanet_r50 (`vidseg models`), or trained weights.")
+    ],
+    size: Annotated[str, typer.Option("--size", help="HEIGHTxWIDTH of the frames, px.")],
+    frames: Annotated[
+        int, typer.Option("--frames", help="Turns that are timed; each runs every side once.")
+    ] = 10,
+    warm_up: Annotated[int, typer.Option("--warm-up", help="Turns before, not timed.")] = 2,
+    threads: Annotated[
+        int | None, typer.Option("--threads", help="CPU threads; torch's default otherwise.")
+    ] = None,
+    device: Annotated[str, typer.Option("--device", help="cpu, cuda, cuda:1.")] = "cpu",
+    precision: Annotated[str, typer.Option("--precision", help="fp32, bf16 or fp16.")] = "fp32",
+    classes: Annotated[
+        int, typer.Option("--classes", help="Number of classes of a named model.")
+    ] = 19,
+    option: Annotated[
+        list[str] | None,
+        typer.Option("--option", help="Of a named model, such as memory_frames=2; repeatable."),
+    ] = None,
+    twin: Annotated[
+        str | None,
+        typer.Option("--twin", help='Per-frame model beside it; "none", or FCN on its backbone.'),
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="Write the figures as JSON.")] = False,
+) -> None:
+    """Measure time, memory and multiply-accumulates of a model.
+
+    All sides run in turns within one process, so that a busy machine hits all of them alike; their
+    ratios are medians over the turns. Frames are noise; the memory is full.
+
+    Example: vidseg benchmark tmanet_r50 --size 256x512 --threads 1
+    """
+    from vidseg.cli.sizes import parse_size
+
+    shape = parse_size(size)
+    import torch
+
+    from vidseg.benchmark import benchmark as measure
+    from vidseg.cli.console import progress, write_json
+    from vidseg.cli.convert import parse_options
+
+    if threads is not None:
+        if threads < 1:
+            raise ValueError(f"--threads must be at least 1, got {threads}")
+        torch.set_num_threads(threads)
+    network = _make(model, classes, parse_options(option or ()))
+    twin_name, twin_network = _make_twin(twin, network)
+    with progress("measuring", warm_up + frames, unit="turns") as meter:
+        result = measure(
+            network,
+            shape,
+            name=model,
+            twin=twin_network,
+            twin_name=twin_name,
+            num_frames=frames,
+            warm_up=warm_up,
+            device=device,
+            precision=precision,  # pyright: ignore[reportArgumentType]
+            progress=lambda done, total: meter.advance(),
+        )
+    if json:
+        write_json(result.summary())
+    else:
+        _show(result)
+
+
+def _make(name: str, classes: int, options: dict[str, Any]) -> VideoSegmenter:
+    from vidseg.methods import create, load, model_names
+
+    if name in model_names() or not (Path(name).exists() or "/" in name):
+        return create(name, num_classes=classes, **options)
+    if options:
+        raise ValueError("--option is for models made by name; a file says what it is made of")
+    return load(name)
+
+
+def _make_twin(
+    wanted: str | None, network: VideoSegmenter
+) -> tuple[str | None, VideoSegmenter | None]:
+    """FCN on the same backbone, with those options that it shares with the model."""
+    import inspect
+
+    from vidseg.methods import METHODS, create, model_names
+
+    family, _, variant = network.card.architecture.partition("_")
+    name = wanted or f"fcn_{variant}"
+    if name == "none" or (wanted is None and (family == "fcn" or name not in model_names())):
+        return None, None
+    known = inspect.signature(METHODS[name.partition("_")[0]] if "_" in name else create).parameters
+    theirs = inspect.signature(METHODS[family]).parameters if family in METHODS else {}
+    options = {k: v for k, v in network.card.options.items() if k in known or k not in theirs}
+    return name, create(name, **{"num_classes": network.num_classes, **options})
+
+
+def _show(result: Benchmark) -> None:
+    from rich.table import Table
+
+    from vidseg.cli.console import console
+
+    height, width = result.size
+    console.print(
+        f"{result.model}, {height}x{width}, batch 1, window of {result.window_length} frames, "
+        f"{result.device}, {result.threads} CPU thread(s), {result.precision}",
+        markup=False,
+    )
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    table.add_column("")
+    for heading in ("ms/frame", "p95", "CPU ms", "frames/s", "memory", "x stream", "x CPU"):
+        table.add_column(heading, justify="right")
+    for side, timing in result.timings.items():
+        table.add_row(
+            SIDES[side] + (f" ({result.twin})" if side == "twin" else ""),
+            f"{timing.median_ms:.1f}",
+            f"{timing.p95_ms:.1f}",
+            _number(timing.cpu_median_ms, 1),
+            f"{timing.fps:.2f}",
+            "-" if timing.peak_bytes is None else f"{timing.peak_bytes / 2**20:.0f} MiB",
+            _number(result.ratio(side), 2),
+            _number(result.cpu_ratio(side), 2),
+        )
+    console.print(table)
+    macs = ", ".join(f"{part} {_giga(count)}" for part, count in result.macs.items())
+    console.print(f"GMACs per frame: {_giga(sum(result.macs.values()))} ({macs})")
+    if result.twin_macs is not None:
+        console.print(f"  of {result.twin}: {_giga(result.twin_macs)}")
+    console.print(
+        f"parameters {result.parameters / 1e6:.2f} M, memory of a stream "
+        f"{result.memory_bytes / 2**20:.2f} MiB"
+    )
+    console.print(
+        "Times are medians over turns; x stream is the median over turns of the ratio to the "
+        "stream, x CPU the same in processor time, which other processes disturb less. Memory is "
+        "the peak beyond weights and the stream's own. MACs count convolutions and matrix "
+        "products, attention included, at the widths that run."
+    )
+
+
+def _number(value: float | None, digits: int) -> str:
+    return "-" if value is None else f"{value:.{digits}f}"
+
+
+def _giga(count: int) -> str:
+    return f"{count / 1e9:.1f}" if count >= 1e9 else f"{count / 1e9:.3f}"

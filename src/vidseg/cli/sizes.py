@@ -1,0 +1,40 @@
+"""Sizes as people write them on the command line: HEIGHTxWIDTH."""
+
+from __future__ import annotations
+
+import re
+
+Size = tuple[int, int]
+
+
+def parse_size(text: str, option: str = "--size") -> Size:
+    """Read HEIGHTxWIDTH in pixels.
+
+    Raises:
+        ValueError: it is anything else.
+
+    Example:
+        >>> parse_size("512x1024")
+        (512, 1024)
+    """
+    match = re.fullmatch(r"(\d+)[xX](\d+)", text.strip())
+    if match is None or 0 in (size := (int(match[1]), int(match[2]))):
+        raise ValueError(f"{option} wants HEIGHTxWIDTH in pixels, such as 512x1024, got {text!r}")
+    return size
+
+
+def parse_sliding(text: str) -> tuple[Size, Size | None]:
+    """Read CROP or CROP/STRIDE, each HEIGHTxWIDTH.
+
+    Returns:
+        The crop, and the stride or None where it is left out.
+
+    Raises:
+        ValueError: it is anything else.
+
+    Example:
+        >>> parse_sliding("769x769/513x513"), parse_sliding("480x640")
+        (((769, 769), (513, 513)), ((480, 640), None))
+    """
+    crop, slash, stride = text.partition("/")
+    return parse_size(crop, "--sliding"), parse_size(stride, "--sliding") if slash else None
