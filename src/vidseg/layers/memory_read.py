@@ -35,7 +35,8 @@ def read_memory(query: Tensor, keys: Tensor, values: Tensor) -> Tensor:
     pad = (0, max(value_width - key_width, 0))
     query_BNd = F.pad(query.flatten(2).transpose(1, 2), pad)
     keys_BMd = F.pad(keys.transpose(1, 2).flatten(2).transpose(1, 2), pad)
-    values_BMD = values.transpose(1, 2).flatten(2).transpose(1, 2)
+    # Contiguous: for a transposed view torch silently builds the full matrix on the CPU.
+    values_BMD = values.transpose(1, 2).flatten(2).transpose(1, 2).contiguous()
     # One head: the fused kernels take (B, heads, N, width).
     context = F.scaled_dot_product_attention(
         query_BNd[:, None], keys_BMd[:, None], values_BMD[:, None], scale=1.0
