@@ -24,7 +24,8 @@ def models(
     from rich.table import Table
 
     table = Table(title=f"Models (parameters with {COUNTED_CLASSES} classes)", title_justify="left")
-    for heading in ("name", "method", "memory", "parameters", "weights", "licence of the weights"):
+    table.add_column("name", no_wrap=True)
+    for heading in ("method", "memory", "parameters", "weights", "their licence"):
         table.add_column(heading, justify="right" if heading == "parameters" else "left")
     for row in rows:
         table.add_row(
