@@ -126,9 +126,9 @@ def scan(container: InputContainer, stream: VideoStream, end_s: float | None) ->
                     break
     except FFmpegError as error:
         index.damage = error.strerror
-    if index.is_whole and index.damage is None:
-        index.damage = _missing_end(container, stream, index.num_frames + num_discarded, timestamps)
     _set_clock(index, stream, np.array(timestamps if has_times else (), dtype=np.int64))
+    if index.is_whole and index.damage is None:
+        index.damage = _missing_end(container, stream, index, num_discarded)
     return index
 
 
@@ -318,16 +318,15 @@ def _set_clock(index: PacketIndex, stream: VideoStream, timestamps: np.ndarray) 
 
 
 def _missing_end(
-    container: InputContainer, stream: VideoStream, num_packets: int, timestamps: array[int]
+    container: InputContainer, stream: VideoStream, index: PacketIndex, num_discarded: int
 ) -> str | None:
     """Compare what the file's head promises with what the file holds."""
+    num_packets = index.num_frames + num_discarded
     if stream.frames > num_packets:
         return f"it holds {num_packets} of the {stream.frames} frames that its head announces"
     promised_s = _promised_s(container, stream)
-    if promised_s is None or len(timestamps) < 2:
-        return None
-    held_s = float((max(timestamps) - min(timestamps)) * Fraction(stream.time_base or 1))
-    if promised_s - held_s > END_SLACK_S:
+    held_s = index.time_s(index.num_frames - 1)
+    if promised_s is not None and promised_s - held_s > END_SLACK_S:
         return f"it holds {held_s:.1f} of the {promised_s:.1f} s that its head announces"
     return None
 

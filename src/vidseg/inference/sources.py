@@ -47,9 +47,9 @@ def open_video(address: str, name: str, **options: Any) -> tuple[InputContainer,
     except PermissionError:
         raise
     except FFmpegError as error:
+        advice = "; it is no video, or its end (with the index) is missing"
         raise ValueError(
-            f"cannot open {name} as a video: {error.strerror}; "
-            "it is no video, or it was cut off before its index was written"
+            f"cannot open {name} as a video: {error.strerror}{'' if '://' in address else advice}"
         ) from error
     streams = [s for s in container.streams.video if not _is_cover(s)]
     # libav draws text files as pictures of a terminal.

@@ -1,0 +1,412 @@
+"""`vidseg segment`: a video, folder, camera or URL to overlays, label maps or tables."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from vidseg.inference.outputs import Output
+    from vidseg.inference.stream import SegmentedVideo
+    from vidseg.segmenter import VideoSegmenter
+
+INPUT, MODEL, OUTPUT, PICTURE = "What to segment", "How", "What to write", "How it looks"
+FORMATS = ("overlay", "labels", "npz", "jsonl")
+EXAMPLES = """
+Examples:
+
+\b
+  vidseg segment street.mp4
+      -> street_vidseg.mp4, with the model that comes with the package
+  vidseg segment street.mp4 --model runs/camvid --out a.mp4
+      your own model, your own name
+  vidseg segment street.mp4 --format overlay,labels,jsonl
+      several outputs in one pass
+  vidseg segment "frames/*.png" --fps 15 --format npz
+      images in; np.load(...)["000012"] is the label map of frame 12
+  vidseg segment film.mkv --start 1:30 --end 2:00 --scene-cuts
+      a part of a film, forgetting the past at every cut
+  vidseg segment wide.mp4 --sliding 769x769 --side-by-side
+      large frames through windows, shown beside the picture
+  vidseg segment 0 --end 60
+      one minute of the first camera
+"""
+
+
+def segment(
+    source: Annotated[
+        str,
+        typer.Argument(
+            help="Video file, folder of images, glob in quotes, stream URL, or camera number."
+        ),
+    ],
+    model: Annotated[
+        str | None,
+        typer.Option(
+            "--model",
+            "-m",
+            help="Weights file, run folder or hub name; default: the packaged one.",
+            rich_help_panel=MODEL,
+        ),
+    ] = None,
+    out: Annotated[
+        str | None,
+        typer.Option(
+            "--out",
+            "-o",
+            help="File or folder to write; default: SOURCE_vidseg.mp4 here. "
+            "The suffix decides the format: .mp4 .mov .mkv, .npz, .jsonl.",
+            rich_help_panel=OUTPUT,
+        ),
+    ] = None,
+    formats: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--format",
+            "-f",
+            help="overlay (H.264 video), labels (indexed PNG files), npz (archive of label maps), "
+            "jsonl (class shares per frame); several with commas.",
+            rich_help_panel=OUTPUT,
+        ),
+    ] = None,
+    side_by_side: Annotated[
+        bool,
+        typer.Option(
+            "--side-by-side", help="Show the frame beside its overlay.", rich_help_panel=PICTURE
+        ),
+    ] = False,
+    contour: Annotated[
+        bool,
+        typer.Option(
+            "--contour",
+            help="Draw the borders of regions; try --opacity 0.2.",
+            rich_help_panel=PICTURE,
+        ),
+    ] = False,
+    opacity: Annotated[
+        float,
+        typer.Option(
+            "--opacity", min=0.0, max=1.0, help="Of the class colours.", rich_help_panel=PICTURE
+        ),
+    ] = 0.5,
+    legend: Annotated[
+        bool,
+        typer.Option(
+            "--legend/--no-legend",
+            help="A strip of class names below the picture.",
+            rich_help_panel=PICTURE,
+        ),
+    ] = True,
+    start: Annotated[
+        str | None,
+        typer.Option(
+            "--start", help="Begin here: seconds, M:SS or H:MM:SS.", rich_help_panel=INPUT
+        ),
+    ] = None,
+    end: Annotated[
+        str | None, typer.Option("--end", help="Stop before this time.", rich_help_panel=INPUT)
+    ] = None,
+    every: Annotated[
+        int, typer.Option("--every", min=1, help="Segment every N-th frame.", rich_help_panel=INPUT)
+    ] = 1,
+    fps: Annotated[
+        float | None,
+        typer.Option("--fps", help="Frame rate of a folder of images (25).", rich_help_panel=INPUT),
+    ] = None,
+    scene_cuts: Annotated[
+        bool,
+        typer.Option(
+            "--scene-cuts", help="Forget the past where a new scene begins.", rich_help_panel=MODEL
+        ),
+    ] = False,
+    size: Annotated[
+        str | None,
+        typer.Option(
+            "--size",
+            help="HEIGHTxWIDTH at which the model sees frames; labels stay full size.",
+            rich_help_panel=MODEL,
+        ),
+    ] = None,
+    sliding: Annotated[
+        str | None,
+        typer.Option(
+            "--sliding",
+            help="See large frames through windows: HEIGHTxWIDTH or CROP/STRIDE.",
+            rich_help_panel=MODEL,
+        ),
+    ] = None,
+    device: Annotated[
+        str | None,
+        typer.Option(
+            "--device", help="cpu, cuda, cuda:1; default: a GPU if there is.", rich_help_panel=MODEL
+        ),
+    ] = None,
+    chunk_frames: Annotated[
+        int,
+        typer.Option(
+            "--chunk-frames",
+            min=1,
+            help="Frames in one call; more feed a GPU.",
+            rich_help_panel=MODEL,
+        ),
+    ] = 1,
+    force: Annotated[
+        bool, typer.Option("--force", help="Replace outputs that exist.", rich_help_panel=OUTPUT)
+    ] = False,
+) -> None:
+    """Segment a video: a class for every pixel of every frame, steady over time.
+
+    Frames are read, segmented and written one by one, so length does not matter. Sound is kept.
+    Ctrl-C stops early and leaves what is written so far as playable files (exit code 130). A
+    damaged file is segmented up to the damage, which is reported (exit code 1).
+    """
+    from vidseg.cli.console import console
+    from vidseg.cli.sizes import parse_size, parse_sliding
+    from vidseg.inference.sliding import SlidingWindow
+    from vidseg.inference.stream import segment as segment_video
+    from vidseg.inference.video import read_video
+
+    paths = plan_outputs(source, out, formats or [])
+    check_outputs(paths, source, force=force)
+    windows = parse_sliding(sliding) if sliding else None
+    seen_size = parse_size(size) if size else None
+    reader = read_video(source, start=parse_time(start), end=parse_time(end), every=every, fps=fps)
+    with reader:
+        network = _load(model, device)
+        results = segment_video(
+            network,
+            reader,
+            size=seen_size,
+            sliding=SlidingWindow(network, *windows) if windows else None,
+            reset_on_cut=scene_cuts,
+            chunk_frames=chunk_frames,
+        )
+        style = {"opacity": opacity, "contour": contour, "legend": legend, "beside": side_by_side}
+        count = _run(results, paths, style, force=force, start_s=parse_time(start) or 0.0)
+    for path in paths.values():
+        console.print(f"{path}: {count} frames", markup=False, soft_wrap=True)
+    if results.damage is not None:
+        raise typer.Exit(1)
+
+
+segment.__doc__ = f"{inspect.cleandoc(segment.__doc__ or '')}\n{EXAMPLES}"
+
+
+def plan_outputs(source: str, out: str | None, formats: list[str]) -> dict[str, Path]:
+    """Decide which file or folder each format goes to.
+
+    Args:
+        source: what is segmented; gives the name where `out` gives none.
+        out: a file, whose suffix names a format, or a folder.
+        formats: as given, each perhaps several with commas.
+
+    Returns:
+        format -> path.
+
+    Raises:
+        ValueError: unknown format; a suffix that is no format, or not the one asked for.
+    """
+    from vidseg.suggest import did_you_mean
+
+    wanted = [name.strip() for text in formats for name in text.split(",") if name.strip()]
+    for name in wanted:
+        if name not in FORMATS:
+            raise ValueError(f"unknown format {name!r}{did_you_mean(name, FORMATS)}")
+    picture = _is_picture(source)
+    name = f"{_name_of(source)}_vidseg"
+    if out is None:
+        return _paths(Path(name), wanted or ["overlay"], picture)
+    path = Path(out)
+    is_folder = path.is_dir() or out.endswith("/") or not path.suffix
+    if is_folder:
+        if wanted == ["labels"]:
+            return {"labels": path}
+        return _paths(path / name, wanted or ["overlay"], picture)
+    kind = _format_of(path, picture)
+    if len(wanted) > 1:
+        chosen = _paths(path.with_suffix(""), wanted, picture)
+        return {k: path if k == kind else chosen[k] for k in chosen}
+    if wanted and wanted != [kind]:
+        raise ValueError(f"--out {out} is for the format {kind}, but --format says {wanted[0]}")
+    return {kind: path}
+
+
+def check_outputs(paths: dict[str, Path], source: str, *, force: bool) -> None:
+    """Refuse to write over the source, and over anything that exists unless forced.
+
+    Args:
+        paths: format -> path.
+        source: what is segmented.
+        force: outputs may be replaced.
+
+    Raises:
+        ValueError: an output is the source itself.
+        FileExistsError: an output exists, and `force` is false.
+    """
+    for path in paths.values():
+        if path.exists() and Path(source).exists() and path.samefile(source):
+            raise ValueError(f"{path} is the source; give another --out")
+        if not force and path.exists() and not (path.is_dir() and not any(path.iterdir())):
+            raise FileExistsError(f"{path} exists already; pass --force to replace it, or --out")
+
+
+def parse_time(text: str | None) -> float | None:
+    """Read seconds, M:SS or H:MM:SS.
+
+    Raises:
+        ValueError: it is anything else.
+
+    Example:
+        >>> parse_time("90.5"), parse_time("1:30"), parse_time("1:00:02.5")
+        (90.5, 90.0, 3602.5)
+    """
+    if text is None:
+        return None
+    if not re.fullmatch(r"(\d+:){0,2}\d+(\.\d*)?", text):
+        raise ValueError(f"a time is seconds, M:SS or H:MM:SS, got {text!r}")
+    seconds = 0.0
+    for part in text.split(":"):
+        seconds = 60 * seconds + float(part)
+    return seconds
+
+
+def _load(name: str | None, device: str | None) -> VideoSegmenter:
+    """Load the model, and say what it is and under which licence its weights are."""
+    import torch
+
+    from vidseg.cli.console import console
+    from vidseg.methods import load
+
+    wanted = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    if wanted.startswith("cuda") and not torch.cuda.is_available():
+        raise ValueError(f"--device {wanted}: torch finds no GPU here; leave --device out")
+    model = load(name, device=wanted)
+    card = model.card
+    console.print(
+        f"model: {card.architecture or type(model).__name__}"
+        + (f", trained on {card.trained_on}" if card.trained_on else ""),
+        markup=False,
+        soft_wrap=True,
+    )
+    if card.licence:
+        console.print(f"licence of the weights: {card.licence}", markup=False, soft_wrap=True)
+    return model
+
+
+def _run(
+    results: SegmentedVideo,
+    paths: dict[str, Path],
+    style: dict[str, Any],
+    *,
+    force: bool,
+    start_s: float,
+) -> int:
+    """Write every result to every output; return how many frames there were."""
+    from vidseg.cli.console import console, progress
+
+    outputs: list[Output] = []
+    count = 0
+    try:
+        for kind, path in paths.items():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            outputs.append(_open_output(kind, path, results, style, force=force, start_s=start_s))
+        with progress("segmenting", results.num_frames, unit="frames") as meter:
+            for result in results:
+                for output in outputs:
+                    output.add(result)
+                count += 1
+                meter.advance()
+        while outputs:
+            outputs[0].close()
+            outputs.pop(0)
+    except KeyboardInterrupt:
+        for output in outputs:
+            output.close() if count else output.discard()
+        kept = ", ".join(str(path) for path in paths.values()) if count else "nothing"
+        console.print(f"\nstopped after {count} frames; kept {kept}", markup=False, soft_wrap=True)
+        raise
+    except BaseException:
+        for output in outputs:
+            output.discard()
+        raise
+    return count
+
+
+def _open_output(
+    kind: str,
+    path: Path,
+    results: SegmentedVideo,
+    style: dict[str, Any],
+    *,
+    force: bool,
+    start_s: float,
+) -> Output:
+    from vidseg.inference import outputs
+    from vidseg.inference.render import PICTURE_SUFFIXES
+    from vidseg.inference.writer import VideoWriter
+
+    if kind == "npz":
+        return outputs.LabelArchive(path)
+    if kind == "jsonl":
+        return outputs.ShareLines(path)
+    if kind == "labels":
+        if force and path.is_dir():
+            for old in path.glob("[0-9]*.png"):
+                old.unlink()
+        return outputs.LabelPictures(path)
+    if path.suffix.lower() in PICTURE_SUFFIXES:
+        return outputs.OverlayPicture(path, **style)
+    reader = results.reader
+    writer = VideoWriter(
+        path,
+        fps=results.fps,
+        sound_from=reader.sound_source,
+        start_s=start_s,
+        pixel_aspect=reader.pixel_aspect,
+    )
+    return outputs.OverlayVideo(writer, **style)
+
+
+def _paths(base: Path, formats: list[str], picture: bool) -> dict[str, Path]:
+    endings = {
+        "overlay": ".png" if picture else ".mp4",
+        "labels": "_labels",
+        "npz": ".npz",
+        "jsonl": ".jsonl",
+    }
+    return {kind: base.with_name(base.name + endings[kind]) for kind in formats}
+
+
+def _format_of(path: Path, picture: bool) -> str:
+    overlays = (".png", ".jpg", ".jpeg") if picture else (".mp4", ".m4v", ".mov", ".mkv")
+    endings = {".npz": "npz", ".jsonl": "jsonl"} | dict.fromkeys(overlays, "overlay")
+    kind = endings.get(path.suffix.lower())
+    if kind is None:
+        raise ValueError(
+            f"no format is called {path.suffix}; use {', '.join(endings)}, or a folder"
+        )
+    return kind
+
+
+def _is_picture(source: str) -> bool:
+    from vidseg.inference.sources import IMAGE_SUFFIXES
+
+    path = Path(source)
+    return path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()
+
+
+def _name_of(source: str) -> str:
+    """A name for outputs: of the file, the folder, the stream or the camera."""
+    if source.isdecimal() and not Path(source).exists():
+        return f"camera{source}"
+    plain = re.sub(r"^[a-z+]+://", "", source).split("?")[0]
+    path = Path(plain)
+    if re.search(r"[*?\[]", path.name):
+        path = path.parent
+    if path.is_dir() or not path.suffix:
+        return path.resolve().name or "video"
+    return path.stem

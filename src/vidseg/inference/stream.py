@@ -1,0 +1,374 @@
+"""A model over a video: frames are read, segmented and handed out one by one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from vidseg.inference import render
+from vidseg.inference.cuts import CutDetector
+from vidseg.inference.sliding import SlidingWindow
+from vidseg.inference.video import Frame, FrameReader, read_video
+from vidseg.layers.resize import resize
+from vidseg.segmenter import Segmentation, VideoSegmenter
+
+LABEL_CHUNK_BYTES = 2**26
+
+
+class DamagedVideoWarning(UserWarning):
+    """A video broke off before its proper end; the frames before the damage were segmented."""
+
+
+@dataclass(frozen=True, eq=False)
+class FrameResult:
+    """One segmented frame.
+
+    Attributes:
+        index: the frame's number in the source, from 0.
+        time_s: seconds from the source's first frame.
+        image: (H, W, 3) uint8 RGB, as decoded.
+        labels: (H, W) uint8 class indices, at the size of the image.
+        classes: C names.
+        palette: (C, 3) uint8 RGB.
+        is_cut: a new scene begins here.
+    """
+
+    index: int
+    time_s: float
+    image: np.ndarray
+    labels: np.ndarray
+    classes: tuple[str, ...]
+    palette: np.ndarray
+    is_cut: bool
+
+    def overlay(
+        self, opacity: float = 0.5, *, contour: bool = False, legend: bool = False
+    ) -> np.ndarray:
+        """The frame with its classes in colour.
+
+        Args:
+            opacity: of the colours, in [0, 1].
+            contour: draw the borders of regions.
+            legend: add a strip with the names of the classes below.
+
+        Returns:
+            (H, W, 3) uint8 RGB, higher with a legend.
+        """
+        picture = render.overlay(
+            self.image, self.labels, self.palette, opacity=opacity, contour=contour
+        )
+        return render.with_legend(picture, self.classes, self.palette) if legend else picture
+
+    def side_by_side(
+        self, opacity: float = 0.5, *, contour: bool = False, legend: bool = False
+    ) -> np.ndarray:
+        """The frame beside its overlay; arguments as `overlay`; (H, 2 W, 3) uint8 RGB."""
+        picture = render.side_by_side(self.image, self.overlay(opacity, contour=contour))
+        return render.with_legend(picture, self.classes, self.palette) if legend else picture
+
+    def save(
+        self, path: str | Path, kind: Literal["overlay", "labels", "side_by_side"] = "overlay"
+    ) -> Path:
+        """Write the frame as a picture.
+
+        Args:
+            path: the file, .png or another picture format (labels need .png).
+            kind: the "overlay", the "labels" as an indexed picture whose pixel values are the
+                class indices, or "side_by_side".
+
+        Returns:
+            The path.
+
+        Raises:
+            ValueError: unknown kind or suffix.
+        """
+        if kind == "labels":
+            return render.save_picture(path, render.label_picture(self.labels, self.palette))
+        if kind not in ("overlay", "side_by_side"):
+            raise ValueError(f'kind must be "overlay", "labels" or "side_by_side", got {kind!r}')
+        return render.save_picture(path, getattr(self, kind)())
+
+    def shares(self) -> dict[str, float]:
+        """The share of pixels of every class, in [0, 1]; they add up to 1."""
+        counts = np.bincount(self.labels.ravel(), minlength=len(self.classes))
+        return {
+            name: float(count) / self.labels.size
+            for name, count in zip(self.classes, counts, strict=False)
+        }
+
+
+class SegmentedVideo(Iterator[FrameResult]):
+    """The results of `segment`, computed as they are asked for.
+
+    Attributes:
+        reader: where the frames come from.
+    """
+
+    def __init__(self, reader: FrameReader, results: Iterator[FrameResult]) -> None:
+        self.reader = reader
+        self._results = results
+
+    @property
+    def fps(self) -> Fraction:
+        """Frames a second of the video that the results make up."""
+        return self.reader.fps
+
+    @property
+    def num_frames(self) -> int | None:
+        """How many results will come; None if nobody knows."""
+        return self.reader.num_frames
+
+    @property
+    def damage(self) -> str | None:
+        """Where and why the source broke off; None while all is well."""
+        return self.reader.damage
+
+    def __next__(self) -> FrameResult:
+        return next(self._results)
+
+    def close(self) -> None:
+        """Close the source; no more results come."""
+        self.reader.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def segment(
+    model: VideoSegmenter,
+    source: str | Path | int | FrameReader,
+    *,
+    start: float | None = None,
+    end: float | None = None,
+    every: int = 1,
+    device: str | torch.device | None = None,
+    size: tuple[int, int] | None = None,
+    sliding: tuple[int, int] | SlidingWindow | None = None,
+    reset_on_cut: bool = False,
+    chunk_frames: int = 1,
+) -> SegmentedVideo:
+    """Segment a video, frame by frame, with bounded memory however long it is.
+
+    The model is put into evaluation mode. Its card says how pixels are normalised and to which
+    multiple frames are padded. A damaged file ends early with a `DamagedVideoWarning`.
+
+    Args:
+        model: any video segmenter; wrap an image model in `vidseg.PerFrame`.
+        source: a video file, folder or glob of images, stream URL, camera number, or what
+            `read_video` returned (which has more options).
+        start: seconds; frames before it are left out.
+        end: seconds; the frame at `end` and later ones are left out.
+        every: 2 segments every second frame, and so forth.
+        device: where to run; by default where the model is.
+        size: (H, W) at which the model sees the frames; labels still come at the frame's size.
+        sliding: (H, W) of windows by which the model sees large frames, or a `SlidingWindow`.
+        reset_on_cut: start with an empty memory where a new scene begins.
+        chunk_frames: frames in one call of the model; more use a GPU better, and take more memory.
+
+    Returns:
+        An iterator of `FrameResult`, with `fps`, `num_frames`, `damage` and `close()`.
+
+    Raises:
+        FileNotFoundError: no such file, image or camera.
+        ValueError: not a video; a model that needs the whole video on a live source; more than 255
+            classes; options that do not fit together.
+
+    Example:
+        >>> import tempfile, vidseg
+        >>> from PIL import Image
+        >>> model = vidseg.create("tmanet_tiny", num_classes=4)
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> for k in range(3):
+        ...     Image.new("RGB", (48, 32), (80 * k, 0, 0)).save(folder / f"{k}.png")
+        >>> [result.labels.shape for result in vidseg.segment(model, folder)]
+        [(32, 48), (32, 48), (32, 48)]
+    """
+    if not isinstance(model, VideoSegmenter):
+        raise TypeError(
+            f"model must be a VideoSegmenter, got {type(model).__name__}; "
+            "wrap an image model: vidseg.PerFrame(model, num_classes=...)"
+        )
+    if model.num_classes > 255:
+        raise ValueError(f"labels are 8-bit, up to 255 classes; this model has {model.num_classes}")
+    if chunk_frames < 1:
+        raise ValueError(f"chunk_frames must be at least 1, got {chunk_frames}")
+    if size is not None and min(size) < 1:
+        raise ValueError(f"size must be (H, W) of at least 1 px, got {size}")
+    if isinstance(source, FrameReader):
+        if (start, end, every) != (None, None, 1):
+            raise ValueError("give start, end and every to read_video, which made this source")
+        reader = source
+    else:
+        reader = read_video(source, start=start, end=end, every=every)
+    if reader.is_live and not model.causal:
+        reader.close()
+        raise ValueError(
+            f"{type(model).__name__} needs to see the whole video before the first label, "
+            f"and {reader.name} has no end; record it to a file first"
+        )
+    if isinstance(sliding, tuple):
+        sliding = SlidingWindow(model, sliding)
+    runner = _Runner(sliding or model, device, size)
+    return SegmentedVideo(reader, _results(reader, runner, reset_on_cut, chunk_frames))
+
+
+def classes_of(model: VideoSegmenter) -> tuple[tuple[str, ...], np.ndarray]:
+    """Names and colours of a model's classes, made up where its card has none.
+
+    Args:
+        model: any video segmenter.
+
+    Returns:
+        C names and a (C, 3) uint8 palette.
+    """
+    card, count = model.card, model.num_classes
+    known = len(card.classes) == count
+    names = tuple(card.classes) if known else tuple(f"class {k}" for k in range(count))
+    if len(card.palette) == count:
+        return names, np.array(card.palette, dtype=np.uint8).reshape(-1, 3)
+    return names, render.default_palette(count)
+
+
+def _results(
+    reader: FrameReader, runner: _Runner, reset_on_cut: bool, chunk_frames: int
+) -> Iterator[FrameResult]:
+    import warnings
+
+    names, palette = classes_of(runner.model)
+    memory = None
+    with reader:
+        for chunk, is_cut in _chunks(reader, chunk_frames):
+            if is_cut and reset_on_cut:
+                memory = None
+            maps, memory = runner(np.stack([frame.image for frame in chunk]), memory)
+            for k, (frame, labels) in enumerate(zip(chunk, maps, strict=True)):
+                yield FrameResult(
+                    index=frame.index,
+                    time_s=frame.time_s,
+                    image=frame.image,
+                    labels=labels,
+                    classes=names,
+                    palette=palette,
+                    is_cut=is_cut and k == 0,
+                )
+    if reader.damage is not None:
+        warnings.warn(reader.damage, DamagedVideoWarning, stacklevel=3)
+
+
+def _chunks(reader: FrameReader, length: int) -> Iterator[tuple[list[Frame], bool]]:
+    """Runs of up to `length` frames of one scene, and whether a scene begins with the run."""
+    detector = CutDetector()
+    chunk: list[Frame] = []
+    begins = False
+    for frame in reader:
+        is_cut = detector.is_cut(frame.image)
+        if is_cut and chunk:
+            yield chunk, begins
+            chunk, begins = [], False
+        begins = begins or is_cut
+        chunk.append(frame)
+        if len(chunk) == length:
+            yield chunk, begins
+            chunk, begins = [], False
+    if chunk:
+        yield chunk, begins
+
+
+class _Runner:
+    """Images and a memory in, label maps and the next memory out."""
+
+    def __init__(
+        self,
+        model: VideoSegmenter,
+        device: str | torch.device | None,
+        size: tuple[int, int] | None,
+    ) -> None:
+        # Not under inference_mode: what moves here stays usable for training and export.
+        self.model = model.eval()
+        if device is not None:
+            self.model.to(device)
+        first = next(self.model.parameters(), None)
+        self.device = torch.device(device or "cpu") if first is None else first.device
+        self.size = size
+
+    def __call__(self, images: np.ndarray, memory: Any) -> tuple[list[np.ndarray], Any]:
+        """(T, H, W, 3) uint8 -> T label maps (H, W) uint8."""
+        with torch.inference_mode():
+            frames = self.model.card.normalise(torch.from_numpy(images).to(self.device))
+            shape = (images.shape[1], images.shape[2])
+            fitted = fit(frames, self.model.card.size_multiple, self.size)
+            segmentation, memory = self.model(fitted[None], memory)
+            labels = largest_class(
+                segmentation, shape, padded=None if self.size else tuple(fitted.shape[-2:])
+            )
+            return list(labels[0].to(torch.uint8).cpu().numpy()), memory
+
+
+def fit(frames: Tensor, multiple: int, size: tuple[int, int] | None = None) -> Tensor:
+    """Bring frames to a size that the model takes.
+
+    Without `size` the right and bottom are padded to the next multiple by repeating the border, so
+    that no pixel is resampled. With it, frames are resized to `size`, rounded to the multiple.
+
+    Args:
+        frames: (T, 3, H, W).
+        multiple: both sides must be divisible by it.
+        size: (H, W) wanted.
+
+    Returns:
+        (T, 3, H', W').
+    """
+    if size is not None:
+        rounded = tuple(max(1, round(side / multiple)) * multiple for side in size)
+        if rounded == tuple(frames.shape[-2:]):
+            return frames
+        return F.interpolate(frames, rounded, mode="bilinear", antialias=True)
+    below, right = (-side % multiple for side in frames.shape[-2:])
+    return F.pad(frames, (0, right, 0, below), mode="replicate") if below or right else frames
+
+
+def largest_class(
+    segmentation: Segmentation, size: tuple[int, int], padded: tuple[int, ...] | None = None
+) -> Tensor:
+    """The labels at full size, without all classes at full size in memory at once.
+
+    Args:
+        segmentation: (B, T', C, h, w) logits.
+        size: (H, W) of the labels.
+        padded: size of the padded frame that the logits cover, where it is larger than `size`.
+
+    Returns:
+        (B, T', H, W) int64; equals `segmentation.labels(size)` where nothing was padded.
+    """
+    covered = (size[0], size[1]) if padded is None else (padded[0], padded[1])
+    per_chunk = max(1, LABEL_CHUNK_BYTES // (4 * covered[0] * covered[1]))
+    maps = []
+    for logits in segmentation.logits.flatten(0, 1):
+        best = labels = None
+        for first in range(0, len(logits), per_chunk):
+            scores = resize(
+                logits[None, first : first + per_chunk],
+                covered,
+                align_corners=segmentation.align_corners,
+            )[0, :, : size[0], : size[1]]
+            top, index = scores.max(0)
+            if best is None or labels is None:
+                best, labels = top, index
+                continue
+            better = top > best
+            best = torch.where(better, top, best)
+            labels = torch.where(better, index + first, labels)
+        assert labels is not None, "a segmentation has at least one class"
+        maps.append(labels)
+    return torch.stack(maps).unflatten(0, segmentation.logits.shape[:2])
