@@ -157,6 +157,9 @@ def test_wrong_folders_and_names(tmp_path: Path):
     with pytest.raises(ValueError, match="no frames found"):
         open_dataset("camvid", tmp_path, "val")
     save_frame(tmp_path / "val" / "thumbs.png")
+    with pytest.raises(FileNotFoundError, match="frames have no label; 1 missing: thumbs"):
+        open_dataset("camvid", tmp_path, "val")
+    save_label(tmp_path / "valannot" / "thumbs.png")
     with pytest.raises(ValueError, match=r"thumbs\.png: a CamVid file is named like"):
         open_dataset("camvid", tmp_path, "val")
 

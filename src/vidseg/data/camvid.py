@@ -11,7 +11,7 @@ from typing import Literal
 import numpy as np
 
 from vidseg.data.clip import IGNORE, Video, VideoDataset, split_at_gaps
-from vidseg.data.files import list_images, name_missing
+from vidseg.data.files import MissingFilesError, list_images
 
 CLASSES = (
     "sky",
@@ -64,7 +64,7 @@ class CamVid(VideoDataset):
         root: Path,
         split: str,
         *,
-        protocol: Literal["11", "12", "11-void-counted"] = "11",
+        protocol: str = "11",
         frames: Literal["all", "labelled"] = "all",
         void_value: int | None = None,
     ) -> None:
@@ -83,7 +83,7 @@ class CamVid(VideoDataset):
             FileNotFoundError: a folder, a split list, or a frame or label that it lists is missing.
             ValueError: an unknown split, protocol or file name.
         """
-        root = Path(root)
+        root, protocol = Path(root), str(protocol)  # a command line or YAML may give the number 11
         _check_choice("split", split, SPLITS)
         _check_choice("protocol", protocol, PROTOCOLS)
         _check_choice("frames", frames, ("all", "labelled"))
@@ -153,7 +153,10 @@ def _read_small_layout(root: Path, split: str) -> list[Video]:
     labels = {path.stem: path for path in (root / f"{split}annot").glob("*.png")}
     orphans = sorted(labels.keys() - frames.keys())
     if orphans:
-        raise FileNotFoundError(name_missing(root / split, orphans, "labels have no frame"))
+        raise MissingFilesError(root / split, orphans, "labels have no frame")
+    bare = sorted(frames.keys() - labels.keys())
+    if bare:
+        raise MissingFilesError(root / f"{split}annot", bare, "frames have no label")
     return _group(frames, labels)
 
 
@@ -166,9 +169,8 @@ def _read_authors_layout(root: Path, split: str, which: str) -> list[Video]:
     labels = {stem: root / "labels" / f"{stem}_L.png" for stem in stems}
     lacking = [stem for stem, path in labels.items() if not path.is_file()]
     if lacking:
-        raise FileNotFoundError(
-            name_missing(root / "labels", lacking, f"{listing} lists more labels")
-        )
+        names = [f"{stem}_L.png" for stem in lacking]
+        raise MissingFilesError(root / "labels", names, f"{listing} lists more labels")
     still = list_images(root / "images") if (root / "images").is_dir() else {}
     frames = {stem: path for stem, path in still.items() if stem in wanted}
     if which == "all" or wanted - frames.keys():
@@ -180,9 +182,7 @@ def _read_authors_layout(root: Path, split: str, which: str) -> list[Video]:
                 frames.setdefault(stem, path)
     lacking = sorted(wanted - frames.keys())
     if lacking:
-        raise FileNotFoundError(
-            name_missing(root / "images", lacking, f"{listing} lists more frames")
-        )
+        raise MissingFilesError(root / "images", lacking, f"{listing} lists more frames")
     return _group(frames, labels)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from vidseg.data.clip import IGNORE, Video, VideoDataset, split_at_gaps
-from vidseg.data.files import identity_table, list_images, name_missing
+from vidseg.data.files import MissingFilesError, identity_table, list_images
 
 CLASSES = (
     "road",
@@ -62,7 +62,7 @@ FRAME_FOLDERS = ("leftImg8bit_sequence", "leftImg8bit")
 _FRAME = re.compile(r"(?P<source>.+_\d+)_(?P<number>\d+)_leftImg8bit")
 _LABEL = re.compile(r"(?P<frame>.+_\d+_\d+)_[^_]+_(?P<coding>labelTrainIds|labelIds)")
 # TMANet's authors keep train ids in files that are still called labelIds.
-_TRAIN_IDS_BY_ANY_NAME = ("gtFine_19",)
+TRAIN_IDS_BY_ANY_NAME = ("gtFine_19",)
 
 
 class Cityscapes(VideoDataset):
@@ -92,19 +92,19 @@ class Cityscapes(VideoDataset):
             ValueError: a file name is not of the official form.
         """
         root = Path(root)
-        frames = _find_frames(root, split)
-        found = _find_labels(root, split, labels)
+        frames = find_frames(root, split)
+        found = find_labels(root, split, labels)
         lacking = sorted(found.keys() - frames.keys())
         if lacking:
-            raise FileNotFoundError(
-                name_missing(root / "leftImg8bit" / split, lacking, f"{labels}/ labels more frames")
+            raise MissingFilesError(
+                root / "leftImg8bit" / split, lacking, f"{labels}/ labels more frames"
             )
         super().__init__(f"cityscapes/{split}", _group(frames, found, max_step), CLASSES, PALETTE)
         self.labels = labels
 
     def table_for(self, path: Path) -> np.ndarray:
         """Train ids as they are, label ids by the official table."""
-        if path.stem.endswith("labelTrainIds") or self.labels in _TRAIN_IDS_BY_ANY_NAME:
+        if path.stem.endswith("labelTrainIds") or self.labels in TRAIN_IDS_BY_ANY_NAME:
             return self.label_table
         return label_id_table()
 
@@ -136,7 +136,8 @@ def parse_frame(path: Path) -> tuple[str, int]:
     return match["source"], int(match["number"])
 
 
-def _find_frames(root: Path, split: str) -> dict[str, Path]:
+def find_frames(root: Path, split: str) -> dict[str, Path]:
+    """Image files of a split by their name without ending; FileNotFoundError without a folder."""
     folders = [root / name / split for name in FRAME_FOLDERS if (root / name / split).is_dir()]
     if not folders:
         there = sorted(
@@ -155,7 +156,8 @@ def _find_frames(root: Path, split: str) -> dict[str, Path]:
     return frames
 
 
-def _find_labels(root: Path, split: str, labels: str) -> dict[str, Path]:
+def find_labels(root: Path, split: str, labels: str) -> dict[str, Path]:
+    """Label files of a split by the name of their frame; FileNotFoundError without a folder."""
     folder = root / labels / split
     if not folder.is_dir():
         there = sorted(path.name for path in root.glob("gt*/") if (path / split).is_dir())

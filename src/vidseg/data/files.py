@@ -126,6 +126,18 @@ def list_images(folder: Path) -> dict[str, Path]:
     return {path.stem: path for path in found}
 
 
+class MissingFilesError(FileNotFoundError):
+    """Files that other files call for are not there.
+
+    Attributes:
+        files: all of them; the message shows the first three.
+    """
+
+    def __init__(self, folder: Path, names: list[str], reason: str) -> None:
+        super().__init__(name_missing(folder, names, reason))
+        self.files = [folder / name for name in names]
+
+
 def name_missing(folder: Path, names: list[str], reason: str) -> str:
     """Message that says how many files a folder lacks, and the first of them."""
     shown = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")

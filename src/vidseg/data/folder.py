@@ -13,11 +13,11 @@ import numpy as np
 from vidseg.data.clip import IGNORE, Video, VideoDataset, split_at_gaps
 from vidseg.data.files import (
     Colour,
+    MissingFilesError,
     colours_to_indices,
     identity_table,
     list_images,
     map_values,
-    name_missing,
     read_label_image,
 )
 from vidseg.suggest import did_you_mean
@@ -166,9 +166,7 @@ def _read_video(folder: Path, fps: float | None) -> Video:
         masks = {path.stem: path for path in (folder / "masks").glob("*.png")}
     orphans = sorted(masks.keys() - frames.keys())
     if orphans:
-        raise FileNotFoundError(
-            name_missing(folder / "frames", orphans, "masks have no frame of their stem")
-        )
+        raise MissingFilesError(folder / "frames", orphans, "masks have no frame of their stem")
     numbered = sorted((_number(stem), stem) for stem in frames)
     numbers = [number for number, _ in numbered]
     if numbers[0] < 0 or len(set(numbers)) < len(numbers):

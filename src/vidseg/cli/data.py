@@ -1,0 +1,179 @@
+"""`vidseg data`: make the folders that data sets are read from, and check them."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from vidseg.data.check import Check
+    from vidseg.data.prepare import Prepared
+
+SHOWN_FAULTS = 200
+
+app = typer.Typer(no_args_is_help=True, help="Prepare data sets and check them.")
+prepare = typer.Typer(no_args_is_help=True, help="Make a data set's folders from its raw files.")
+app.add_typer(prepare, name="prepare")
+
+
+class Numbering(StrEnum):
+    """How frames of CamVid's raw videos are numbered."""
+
+    labels = "labels"
+    authors = "authors"
+
+
+@prepare.command()
+def camvid(
+    raw: Annotated[
+        Path, typer.Option("--raw", help="Folder of 0005VD.MXF, ..., 01TP_extract.avi.")
+    ],
+    out: Annotated[Path, typer.Option("--out", help="Folder to make.")],
+    labels: Annotated[
+        Path | None, typer.Option("--labels", help="Label PNGs: indices, or CamVid's colours.")
+    ] = None,
+    images: Annotated[
+        Path | None, typer.Option("--images", help="The labelled stills; they check the numbering.")
+    ] = None,
+    splits: Annotated[
+        Path | None, typer.Option("--splits", help="Folder of train.txt, ...; else the usual ones.")
+    ] = None,
+    before: Annotated[
+        int | None, typer.Option("--before", help="Keep so many frames before each labelled one.")
+    ] = None,
+    numbering: Annotated[
+        Numbering,
+        typer.Option("--numbering", help="labels: names agree with labels. authors: one earlier."),
+    ] = Numbering.labels,
+    void_value: Annotated[
+        int, typer.Option("--void-value", help="Void in index labels: 11 (SegNet) or 0.")
+    ] = 11,
+) -> None:
+    """Decode CamVid's raw videos to frames with their names; convert labels; write split lists.
+
+    A second run goes on where the first one stopped. Frame k of a raw video gets the number k
+    (6660 + k for 0001TP); --numbering authors gives k - 1, as the script of TMANet's authors does.
+    """
+    from vidseg.cli.console import progress
+    from vidseg.data.prepare_camvid import prepare_camvid
+
+    done = prepare_camvid(
+        raw,
+        out,
+        labels=labels,
+        images=images,
+        splits=splits,
+        before=before,
+        numbering=numbering.value,
+        void_value=void_value,
+        progress=progress,
+    )
+    _tell(done, out, "camvid")
+
+
+@prepare.command()
+def cityscapes(
+    raw: Annotated[Path, typer.Option("--raw", help="Folder of leftImg8bit_sequence, gtFine, ...")],
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Folder to make; if left out, labels go into RAW.")
+    ] = None,
+    labels: Annotated[str, typer.Option("--labels", help="Folder of the labels.")] = "gtFine",
+    before: Annotated[int, typer.Option("--before", help="Frames to keep before a label's.")] = 4,
+    after: Annotated[int, typer.Option("--after", help="Frames to keep after a label's.")] = 0,
+    link: Annotated[bool, typer.Option("--link", help="Link to the frames, do not copy.")] = False,
+) -> None:
+    """Convert labelIds to labelTrainIds, and keep only the frames around the labelled ones.
+
+    A second run goes on where the first one stopped; nothing is deleted.
+    """
+    from vidseg.cli.console import progress
+    from vidseg.data.prepare import prepare_cityscapes
+
+    out = out or raw
+    done = prepare_cityscapes(
+        raw, out, labels=labels, before=before, after=after, link=link, progress=progress
+    )
+    _tell(done, out, "cityscapes")
+
+
+def _tell(done: Prepared, out: Path, kind: str) -> None:
+    from vidseg.cli.console import console, errors
+
+    for problem in done.problems:
+        errors.print(f"warning: {problem}", style="yellow", markup=False, soft_wrap=True)
+    console.print(
+        f"{out}: {done.written} files written, {done.kept} kept from before. "
+        f"Next: vidseg data check {kind} {out}",
+        markup=False,
+        soft_wrap=True,
+    )
+
+
+@app.command()
+def check(
+    kind: Annotated[str, typer.Argument(help="camvid, cityscapes or folder.")],
+    root: Annotated[Path, typer.Argument(help="Folder of the data set.")],
+    split: Annotated[
+        list[str] | None, typer.Option("--split", help="Only this split (may be repeated).")
+    ] = None,
+    memory_frames: Annotated[
+        int, typer.Option("--memory-frames", help="Frames that must precede each labelled one.")
+    ] = 0,
+    option: Annotated[
+        list[str] | None,
+        typer.Option("--option", help="Of the kind, such as labels=gtPseudo (may be repeated)."),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Write what was found as JSON.")] = False,
+) -> None:
+    """Read every file; exit code 1 for missing frames, sizes, label values, duplicates."""
+    from vidseg.cli.console import progress, write_json
+    from vidseg.cli.convert import parse_options
+    from vidseg.data.check import check_dataset
+
+    found = check_dataset(
+        kind,
+        root,
+        splits=split,
+        memory_frames=memory_frames,
+        progress=progress,
+        **parse_options(option or ()),
+    )
+    if as_json:
+        write_json(_as_dict(found))
+    else:
+        _show(found)
+    if found.faults:
+        raise typer.Exit(1)
+
+
+def _as_dict(found: Check) -> dict[str, Any]:
+    faults = [{"kind": f.kind, "file": str(f.path), "message": f.message} for f in found.faults]
+    return {"splits": found.splits, "faults": faults}
+
+
+def _show(found: Check) -> None:
+    from rich.table import Table
+
+    from vidseg.cli.console import console, errors
+
+    table = Table("split", "videos", "frames", "labelled", "sizes", "ignored pixels")
+    for name, split in found.splits.items():
+        sizes = ", ".join(f"{size} ({count})" for size, count in split["sizes"].items())
+        table.add_row(
+            name,
+            str(split["videos"]),
+            str(split["frames"]),
+            str(split["labelled"]),
+            sizes,
+            f"{split['class_share']['ignored']:.1%}",
+        )
+    console.print(table)
+    for fault in found.faults[:SHOWN_FAULTS]:
+        errors.print(f"{fault.kind}: {fault.path}: {fault.message}", markup=False, soft_wrap=True)
+    rest = len(found.faults) - SHOWN_FAULTS
+    if rest > 0:
+        errors.print(f"... and {rest} more; --json lists all")
+    console.print(f"{len(found.faults)} faults" if found.faults else "no faults")

@@ -1,0 +1,244 @@
+"""Find what is wrong with a data set before a training run does."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vidseg.data import open_dataset
+from vidseg.data.clip import Video, VideoDataset
+from vidseg.data.files import MissingFilesError
+from vidseg.data.prepare import Progress, silent
+
+STANDARD_SPLITS = ("train", "val", "test")
+# Gaps up to this many usual steps are missing frames; longer ones are cuts between drives.
+_MAX_GAP_STEPS = 3
+
+
+@dataclass(frozen=True)
+class Fault:
+    """Something wrong.
+
+    Attributes:
+        kind: "open", "missing file", "missing frame", "frame" (unreadable), "label" (unreadable, or
+            values that are no class), "size" or "duplicate".
+        path: the file (for a missing frame, the file that comes next).
+        message: what is wrong with it.
+    """
+
+    kind: str
+    path: Path
+    message: str
+
+
+@dataclass
+class Check:
+    """What was found.
+
+    Attributes:
+        faults: everything wrong, in the order of splits and videos.
+        splits: for each split its videos, frames and labelled frames, the frame sizes (as
+            "WxH") with how many frames have them, and the share of each class in the labels.
+    """
+
+    faults: list[Fault] = field(default_factory=list)
+    splits: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """One file, read."""
+
+    size: tuple[int, int] | None
+    digest: bytes | None
+    counts: np.ndarray | None
+    fault: str | None
+
+
+def check_dataset(
+    kind: str,
+    root: Path,
+    *,
+    splits: Sequence[str] | None = None,
+    memory_frames: int = 0,
+    progress: Progress = silent,
+    **options: Any,
+) -> Check:
+    """Read every frame and label of a data set and list all faults.
+
+    Looked for: splits that cannot be opened, missing frames (gaps of up to three usual steps, and
+    frames that a window of `memory_frames` before a label would need), unreadable files, sizes
+    that differ within a video or between a frame and its label, label values that are no class,
+    and frames with the same content (in all splits together).
+
+    Args:
+        kind: as for `open_dataset`.
+        root: folder of the data set.
+        splits: those to check; None for all that are there.
+        memory_frames: frames that must be there before each labelled one.
+        progress: shows how far it is.
+        **options: of the kind.
+
+    Raises:
+        FileNotFoundError: there is no split at all.
+        ValueError: an unknown kind.
+    """
+    root = Path(root)
+    result = Check()
+    seen: dict[bytes, Path] = {}
+    for split in splits or find_splits(kind, root):
+        try:
+            dataset = open_dataset(kind, root, split, **_lenient(kind), **options)
+        except MissingFilesError as error:
+            result.faults += [Fault("missing file", path, str(error)) for path in error.files]
+            continue
+        except (ValueError, OSError) as error:
+            result.faults.append(Fault("open", root / split, str(error)))
+            continue
+        for video in dataset.videos:
+            result.faults += find_missing(video, memory_frames)
+        _check_files(dataset, split, result, seen, progress)
+    return result
+
+
+def _lenient(kind: str) -> dict[str, Any]:
+    # Cityscapes cuts videos at any missing frame; here small gaps are to be seen.
+    return {"max_step": _MAX_GAP_STEPS} if kind == "cityscapes" else {}
+
+
+def find_splits(kind: str, root: Path) -> list[str]:
+    """Names of the splits of a data set on disk.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
+    if not root.is_dir():
+        raise FileNotFoundError(f"{root}, the folder of the data set {kind!r}, does not exist")
+    if kind == "camvid":
+        names = [
+            split
+            for split in STANDARD_SPLITS
+            if (root / f"{split}annot").is_dir() or (root / "annotations" / f"{split}.txt").exists()
+        ]
+    elif kind == "cityscapes":
+        folders = ("leftImg8bit_sequence", "leftImg8bit")
+        names = sorted({path.name for folder in folders for path in (root / folder).glob("*/")})
+    else:
+        names = sorted(path.name for path in root.glob("*/"))
+    if not names:
+        raise FileNotFoundError(f"{root} holds no split of a data set of kind {kind!r}")
+    return names
+
+
+def find_missing(video: Video, memory_frames: int = 0) -> list[Fault]:
+    """Faults of the numbering: holes, and labelled frames with too few frames before them."""
+    faults = []
+    step = video.step
+    for i in range(1, len(video)):
+        # Half a step of play: CamVid's labels are 29..31 frames apart here and there.
+        lost = round((video.numbers[i] - video.numbers[i - 1]) / step) - 1
+        if lost > 0:
+            between = f"{video.numbers[i - 1]} and {video.numbers[i]}"
+            faults.append(
+                Fault("missing frame", video.frames[i], f"{lost} missing between {between}")
+            )
+    for i in video.labelled:
+        if i < memory_frames:
+            message = f"{i} frames before it in {video.name}, {memory_frames} are needed"
+            faults.append(Fault("missing frame", video.frames[i], message))
+    return faults
+
+
+def _check_files(
+    dataset: VideoDataset,
+    split: str,
+    result: Check,
+    seen: dict[bytes, Path],
+    progress: Progress,
+) -> None:
+    sizes: Counter[tuple[int, int]] = Counter()
+    counts = np.zeros(256, np.int64)
+    with progress(f"checking {split}", dataset.num_frames, unit="frames") as meter:
+        for video in dataset.videos:
+            usual: tuple[Path, tuple[int, int]] | None = None
+            for path, frame, label_path, label in _read(dataset, video):
+                meter.advance()
+                result.faults += _judge_frame(path, frame, usual, seen)
+                if frame.size is not None:
+                    usual = usual or (path, frame.size)
+                    sizes[frame.size] += 1
+                if label_path is None or label is None:
+                    continue
+                if label.fault:
+                    result.faults.append(Fault("label", label_path, label.fault))
+                elif frame.size is not None and label.size != frame.size:
+                    message = f"is {_wxh(label.size)}, its frame {path} is {_wxh(frame.size)}"
+                    result.faults.append(Fault("size", label_path, message))
+                if label.counts is not None:
+                    counts += label.counts
+    total = max(int(counts.sum()), 1)
+    shares = {name: int(counts[i]) / total for i, name in enumerate(dataset.classes)}
+    result.splits[split] = {
+        "videos": len(dataset.videos),
+        "frames": dataset.num_frames,
+        "labelled": dataset.num_labelled,
+        "sizes": {_wxh(size): count for size, count in sizes.items()},
+        "class_share": {**shares, "ignored": int(counts[dataset.ignore]) / total},
+    }
+
+
+def _judge_frame(
+    path: Path,
+    frame: _Seen,
+    usual: tuple[Path, tuple[int, int]] | None,
+    seen: dict[bytes, Path],
+) -> Iterator[Fault]:
+    if frame.fault:
+        yield Fault("frame", path, frame.fault)
+        return
+    if usual is not None and frame.size != usual[1]:
+        message = f"is {_wxh(frame.size)}, {usual[0]} of the same video is {_wxh(usual[1])}"
+        yield Fault("size", path, message)
+    assert frame.digest is not None, "a frame without fault was read"
+    twin = seen.setdefault(frame.digest, path)
+    if twin != path:
+        yield Fault("duplicate", path, f"has the content of {twin}")
+
+
+def _read(
+    dataset: VideoDataset, video: Video
+) -> Iterator[tuple[Path, _Seen, Path | None, _Seen | None]]:
+    def read_both(i: int) -> tuple[Path, _Seen, Path | None, _Seen | None]:
+        path, label = video.frames[i], video.labels[i]
+        frame = _look(dataset.read_frame, path, is_label=False)
+        return path, frame, label, label and _look(dataset.read_label, label, is_label=True)
+
+    workers = min(os.cpu_count() or 1, 8)
+    with ThreadPoolExecutor(workers) as pool:
+        for start in range(0, len(video), 8 * workers):
+            yield from pool.map(read_both, range(start, min(start + 8 * workers, len(video))))
+
+
+def _look(read: Callable[[Path], np.ndarray], path: Path, *, is_label: bool) -> _Seen:
+    try:
+        pixels = read(path)
+    except (ValueError, OSError) as error:
+        return _Seen(None, None, None, str(error))
+    size = pixels.shape[0], pixels.shape[1]
+    if is_label:
+        return _Seen(size, None, np.bincount(pixels.ravel(), minlength=256), None)
+    digest = hashlib.blake2b(pixels.tobytes(), digest_size=16)
+    digest.update(repr(size).encode())
+    return _Seen(size, digest.digest(), None, None)
+
+
+def _wxh(size: tuple[int, int] | None) -> str:
+    return "unknown" if size is None else f"{size[1]}x{size[0]}"
