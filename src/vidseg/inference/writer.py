@@ -43,6 +43,7 @@ class VideoWriter:
 
     Example:
         >>> import tempfile
+        >>> from vidseg.inference.video import read_video
         >>> path = Path(tempfile.mkdtemp()) / "clip.mp4"
         >>> with VideoWriter(path, fps=25) as writer:
         ...     for shade in range(5):
