@@ -13,11 +13,10 @@ from vidseg.data.clip import (
     Snippet,
     Video,
     VideoDataset,
-    drawn,
-    preceding,
     snippets,
 )
 from vidseg.data.transforms import EvalTransform, TrainTransform
+from vidseg.data.windows import drawn, preceding
 from vidseg.suggest import did_you_mean
 
 KINDS = ("camvid", "cityscapes", "folder", "synthetic")
