@@ -12,7 +12,14 @@ from hypothesis.extra import numpy as arrays
 from PIL import Image
 from sklearn.metrics import confusion_matrix, jaccard_score
 
-from vidseg.metrics import ConfusionMatrix
+from vidseg.data.synthetic import CLASSES as STREET_CLASSES
+from vidseg.data.synthetic import render
+from vidseg.metrics import (
+    ConfusionMatrix,
+    TemporalConsistency,
+    flicker,
+    temporal_consistency,
+)
 
 CLASSES = 4
 
@@ -168,3 +175,123 @@ def test_camvid_anchor_with_void_as_false_positives_and_on_val(shared):
     test = camvid_matrix(shared, "test", void_truth="false_positive")
     assert f"{100 * test.mean_iou():.2f}" == "55.65"
     assert f"{100 * camvid_matrix(shared, 'val').mean_iou():.2f}" == "70.10"
+
+
+def moving_clip(seed: int, shape=(4, 9, 11)) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Labels, whole-pixel flows to the previous frame, and validity, all at random."""
+    rng = np.random.default_rng(seed)
+    pairs = shape[0] - 1
+    labels = torch.from_numpy(rng.integers(0, CLASSES, shape))
+    flows = torch.from_numpy(rng.integers(-3, 4, (pairs, 2, *shape[1:])).astype(np.float32))
+    valid = torch.from_numpy(rng.random((pairs, *shape[1:])) < 0.7)
+    return labels, flows, valid
+
+
+def counted_by_hand(labels, flows, valid) -> np.ndarray:
+    counts = np.zeros((CLASSES, CLASSES), np.int64)
+    for t in range(1, len(labels)):
+        for y, x in np.ndindex(*labels.shape[1:]):
+            from_x, from_y = x + int(flows[t - 1, 0, y, x]), y + int(flows[t - 1, 1, y, x])
+            inside = 0 <= from_x < labels.shape[2] and 0 <= from_y < labels.shape[1]
+            if inside and valid[t - 1, y, x]:
+                counts[labels[t - 1, from_y, from_x], labels[t, y, x]] += 1
+    return counts
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.integers(0, 10**6), st.integers(1, 4))
+def test_consistency_counts_each_pixel_along_its_flow(seed, frames):
+    labels, flows, valid = moving_clip(seed, (frames, 5, 7))
+    measured = TemporalConsistency(CLASSES)
+    measured.update(labels, flows, valid)
+    expected = counted_by_hand(labels, flows, valid)
+    np.testing.assert_array_equal(measured.counts, expected)
+    if expected.sum() == 0:
+        assert math.isnan(measured.flicker())
+        assert math.isnan(measured.mean_iou())
+        return
+    assert measured.flicker() == (expected.sum() - np.trace(expected)) / expected.sum()
+    union = expected.sum(0) + expected.sum(1) - np.diag(expected)
+    iou = np.diag(expected)[union > 0] / union[union > 0]
+    assert measured.mean_iou() == pytest.approx(iou.mean(), abs=1e-15)
+
+
+def test_consistency_reads_arrays_that_cannot_be_written():
+    labels, flows, valid = (a.numpy() for a in moving_clip(1))
+    options = {"num_classes": CLASSES}
+    expected = flicker(labels, flows, valid, **options)
+    for array in (labels, flows, valid):
+        array.flags.writeable = False
+    assert flicker(labels, flows, valid, **options) == expected
+
+
+def test_consistency_of_parts_merges_to_that_of_the_whole():
+    labels, flows, valid = moving_clip(0)
+    whole = TemporalConsistency(CLASSES)
+    whole.update(labels, flows, valid)
+    # As a stream: two frames at a time, in any order.
+    pairs = []
+    for t in (2, 0, 1):
+        pair = TemporalConsistency(CLASSES)
+        pair.update(labels[t : t + 2], flows[t : t + 1], valid[t : t + 1])
+        pairs.append(pair)
+    merged = functools.reduce(TemporalConsistency.merge, pairs)
+    assert torch.equal(merged.counts, whole.counts)
+    options = {"num_classes": CLASSES}
+    assert temporal_consistency(labels, flows, valid, **options) == whole.mean_iou()
+    assert flicker(labels, flows, valid, **options) == whole.flicker()
+
+
+def test_flicker_per_class_is_of_the_pixels_that_were_of_the_class():
+    labels = np.array([[[0, 0, 1, 1, 2]], [[0, 1, 1, 1, 0]]])
+    measured = TemporalConsistency(CLASSES)
+    measured.update(labels, np.zeros((1, 2, 1, 5), np.float32))
+    np.testing.assert_array_equal(measured.class_flicker(), [0.5, 0, 1, np.nan])
+    assert measured.flicker() == 2 / 5
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_truth_of_the_synthetic_street_is_perfectly_steady_under_its_flow(seed):
+    video = render(seed, 4, (64, 96))
+    measured = TemporalConsistency(len(STREET_CLASSES))
+    measured.update(video.labels, video.flow_backward, video.valid_backward)
+    assert measured.mean_iou() == 1
+    assert measured.flicker() == 0
+    # Neither when motion is not accounted for, nor where things are hidden.
+    still = flicker(video.labels, np.zeros_like(video.flow_backward), num_classes=11)
+    everywhere = flicker(video.labels, video.flow_backward, num_classes=11)
+    assert still > 0.005
+    assert 0 < everywhere < still + 0.05
+
+
+def test_labels_that_flip_at_random_flicker_as_often_as_they_flip():
+    video = render(0, 6, (64, 96), camera="still")
+    rng = np.random.default_rng(0)
+    flips = rng.random(video.labels.shape) < 0.1
+    labels = np.where(flips, 10 - video.labels.clip(0, 10), video.labels)
+    measured = flicker(labels, video.flow_backward, video.valid_backward, num_classes=11)
+    # A pixel keeps its class if neither or both of its two frames flip it.
+    assert measured == pytest.approx(2 * 0.1 * 0.9, abs=0.01)
+
+
+@pytest.mark.parametrize(
+    ("labels", "flows", "valid", "message"),
+    [
+        ((3, 4, 5), (3, 2, 4, 5), None, "flows_t_to_previous"),
+        ((4, 5), (1, 2, 4, 5), None, r"labels must be \(T, H, W\)"),
+        ((3, 4, 5), (2, 2, 4, 6), None, "of one size"),
+        ((3, 4, 5), (2, 2, 4, 5), (2, 4, 4), r"valid must be \(2, 4, 5\) bool"),
+    ],
+)
+def test_clips_that_do_not_fit_are_refused(labels, flows, valid, message):
+    mask = None if valid is None else np.ones(valid, bool)
+    with pytest.raises(ValueError, match=message):
+        TemporalConsistency(CLASSES).update(
+            np.zeros(labels, np.uint8), np.zeros(flows, np.float32), mask
+        )
+
+
+def test_labels_out_of_range_are_refused_by_consistency():
+    labels = np.array([[[0, 1]], [[0, 4]]])
+    with pytest.raises(ValueError, match="labels must be"):
+        temporal_consistency(labels, np.zeros((1, 2, 1, 2), np.float32), num_classes=CLASSES)

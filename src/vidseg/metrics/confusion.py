@@ -180,18 +180,23 @@ def as_integers(values: IntegerArray, name: str) -> Tensor:
     Raises:
         TypeError: not a tensor or array of integers.
     """
-    if isinstance(values, np.ndarray):
-        if values.dtype.kind not in "iu":
-            raise TypeError(f"{name} must be integers, got a {values.dtype} array")
-        if values.dtype.kind == "u" and values.dtype.itemsize > 1:
-            values = values.astype(np.int64)
-        # torch refuses negative strides (a flipped view) and warns on read-only memory.
-        values = torch.from_numpy(np.require(values, requirements=["C", "W"]))
-    if not isinstance(values, Tensor):
+    if isinstance(values, np.ndarray) and values.dtype.kind == "u" and values.dtype.itemsize > 1:
+        # torch has hardly any operations on wider unsigned integers.
+        values = values.astype(np.int64)
+    if not isinstance(values, Tensor | np.ndarray):
         raise TypeError(f"{name} must be a tensor or a numpy array, got {type(values).__name__}")
+    values = as_tensor(values)
     if values.is_floating_point() or values.is_complex() or values.dtype == torch.bool:
         raise TypeError(f"{name} must be integers, got {values.dtype}; take argmax of the logits")
     return values
+
+
+def as_tensor(values: Tensor | np.ndarray) -> Tensor:
+    """Return an array as a tensor, without a copy where torch allows it."""
+    if isinstance(values, Tensor):
+        return values
+    # torch refuses negative strides (a flipped view) and warns of read-only memory.
+    return torch.from_numpy(np.require(values, requirements=["C", "W"]))
 
 
 def divide(numerator: Tensor, denominator: Tensor) -> Tensor:

@@ -1,0 +1,187 @@
+"""Steadiness over time: do the labels follow the motion of what they are on?"""
+
+import math
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vidseg.flow.warp import in_frame, warp
+from vidseg.metrics.confusion import (
+    ConfusionMatrix,
+    IntegerArray,
+    as_integers,
+    as_tensor,
+    divide,
+)
+
+
+class TemporalConsistency:
+    """Compare each frame's labels with the previous frame's, carried along the motion.
+
+    `counts[previous, current]` is int64: the previous labels are sampled where the flow points
+    (the nearest pixel; labels are never blended) and compared with the current ones there. Pixels
+    whose flow leaves the previous frame, that `valid` rules out, or where either label is `ignore`
+    do not count. No truth is needed, and a model that always says "road" is perfectly steady:
+    read these figures beside mIoU.
+
+    - **TC** (`mean_iou`): intersection over union between previous and current labels per class,
+      counts summed over all pairs of frames, mean over the classes that occur. 1 is steady.
+      The form of ETC (Liu et al., ECCV 2020), with its artefacts left out: the official code
+      blends class numbers, counts absent classes as 0, and warps the next frame to this one.
+    - **Flicker** (`flicker`): share of the pixels whose class changes along the motion; per class,
+      of the pixels that were of the class in the previous frame. 0 is steady.
+
+    Figures made with different flows, or with and without `valid`, do not compare: print the
+    flow's name beside them.
+
+    Args:
+        num_classes: classes are 0 .. num_classes - 1.
+        ignore: label of pixels without a class (void in the truth); model labels have none.
+
+    Raises:
+        ValueError: as `ConfusionMatrix`.
+
+    Example:
+        >>> steadiness = TemporalConsistency(num_classes=2)
+        >>> labels = torch.tensor([[[0, 0, 1, 1]], [[0, 0, 0, 1]]])  # two frames of 1 x 4
+        >>> steadiness.update(labels, torch.zeros(1, 2, 1, 4))
+        >>> steadiness.flicker(), steadiness.class_flicker().tolist()
+        (0.25, [0.0, 0.5])
+        >>> steadiness.mean_iou()  # (2/3 + 1/2) / 2
+        0.5833333333333333
+    """
+
+    def __init__(self, num_classes: int, ignore: int = 255) -> None:
+        self._matrix = ConfusionMatrix(num_classes, ignore, void_labels="miss")
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes."""
+        return self._matrix.num_classes
+
+    @property
+    def counts(self) -> Tensor:
+        """(C, C) int64 pixels by previous and current class."""
+        return self._matrix.counts[: self.num_classes, : self.num_classes]
+
+    def update(
+        self,
+        labels: IntegerArray,
+        flows_t_to_previous: Tensor | np.ndarray,
+        valid: Tensor | np.ndarray | None = None,
+    ) -> None:
+        """Add the T - 1 pairs of neighbouring frames of a clip.
+
+        Args:
+            labels: (T, H, W) integers, oldest first. For a stream, stack two frames.
+            flows_t_to_previous: (T-1, 2, H, W) px, x then y: entry i lives on frame i + 1 and
+                points into frame i.
+            valid: (T-1, H, W) bool, True = use, such as what was visible before; None for all.
+
+        Raises:
+            TypeError: labels are not integers.
+            ValueError: shapes do not fit, or a label is out of range.
+        """
+        labels = as_integers(labels, "labels")
+        flows = as_tensor(flows_t_to_previous).to(labels.device)
+        pairs = (max(labels.shape[0] - 1, 0) if labels.dim() == 3 else -1, *labels.shape[-2:])
+        if pairs[0] < 0 or flows.shape != (pairs[0], 2, *pairs[1:]):
+            raise ValueError(
+                "labels must be (T, H, W) and flows_t_to_previous (T-1, 2, H, W) of one size, got "
+                f"{tuple(labels.shape)} and {tuple(flows.shape)}"
+            )
+        if pairs[0] == 0:
+            return
+        use = in_frame(flows)
+        if valid is not None:
+            valid = as_tensor(valid).to(labels.device)
+            if valid.shape != pairs or valid.dtype != torch.bool:
+                raise ValueError(
+                    f"valid must be {pairs} bool, got {tuple(valid.shape)} {valid.dtype}"
+                )
+            use = use & valid
+        previous = warp(labels[:-1], flows, mode="nearest").to(torch.int64)
+        self._matrix.update(labels[1:], previous.masked_fill(~use, self._matrix.ignore))
+
+    def merge(self, other: "TemporalConsistency") -> "TemporalConsistency":
+        """Add the counts of another one to this one, and return this one.
+
+        Raises:
+            ValueError: the two were made with different settings.
+        """
+        self._matrix.merge(other._matrix)
+        return self
+
+    def iou(self) -> Tensor:
+        """Agreement per class: (C,) float64, NaN where a class never occurs."""
+        hits = self.counts.diagonal()
+        return divide(hits, self.counts.sum(0) + self.counts.sum(1) - hits)
+
+    def mean_iou(self) -> float:
+        """TC: mean of `iou()` over the classes that occur, in [0, 1]; NaN without pixels."""
+        return float(self.iou().nanmean())
+
+    def class_flicker(self) -> Tensor:
+        """Share of each class's pixels that change class: (C,) float64, NaN where it never was."""
+        before = self.counts.sum(1)
+        return divide(before - self.counts.diagonal(), before)
+
+    def flicker(self) -> float:
+        """Share of all pixels that change class, in [0, 1]; NaN without pixels."""
+        total = int(self.counts.sum())
+        return (total - int(self.counts.diagonal().sum())) / total if total else math.nan
+
+    def __repr__(self) -> str:
+        return (
+            f"TemporalConsistency(num_classes={self.num_classes}, pixels={int(self.counts.sum())}, "
+            f"mean_iou={self.mean_iou():.4f}, flicker={self.flicker():.4f})"
+        )
+
+
+def temporal_consistency(
+    labels: IntegerArray,
+    flows_t_to_previous: Tensor | np.ndarray,
+    valid: Tensor | np.ndarray | None = None,
+    *,
+    num_classes: int,
+    ignore: int = 255,
+) -> float:
+    """TC of one clip: mean IoU between the warped previous labels and the current ones.
+
+    To sum over videos, and for figures per class, use `TemporalConsistency`, which also says what
+    counts.
+
+    Args:
+        labels: (T, H, W) integers, oldest first.
+        flows_t_to_previous: (T-1, 2, H, W) px, from each frame but the first to the one before.
+        valid: (T-1, H, W) bool, True = use.
+        num_classes: classes are 0 .. num_classes - 1.
+        ignore: label of pixels without a class.
+
+    Returns:
+        In [0, 1], 1 is steady; NaN where nothing counts.
+    """
+    measured = TemporalConsistency(num_classes, ignore)
+    measured.update(labels, flows_t_to_previous, valid)
+    return measured.mean_iou()
+
+
+def flicker(
+    labels: IntegerArray,
+    flows_t_to_previous: Tensor | np.ndarray,
+    valid: Tensor | np.ndarray | None = None,
+    *,
+    num_classes: int,
+    ignore: int = 255,
+) -> float:
+    """Flicker of one clip: share of the pixels whose class changes along the motion.
+
+    Args: as `temporal_consistency`.
+
+    Returns:
+        In [0, 1], 0 is steady; NaN where nothing counts.
+    """
+    measured = TemporalConsistency(num_classes, ignore)
+    measured.update(labels, flows_t_to_previous, valid)
+    return measured.flicker()
