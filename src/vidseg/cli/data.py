@@ -46,7 +46,7 @@ def camvid(
     ] = None,
     numbering: Annotated[
         Numbering,
-        typer.Option("--numbering", help="labels: names agree with labels. authors: one earlier."),
+        typer.Option("--numbering", help="labels: as the labels' names. authors: one lower."),
     ] = Numbering.labels,
     void_value: Annotated[
         int, typer.Option("--void-value", help="Void in index labels: 11 (SegNet) or 0.")

@@ -103,8 +103,8 @@ def prepare_camvid(
     Frames are decoded one after the other from the beginning, never by seeking. Frame k of a
     video (from 0) gets the number k + first; with `numbering="labels"` `first` is 0 (6660 for
     0001TP, which is cut from a longer video), so that a label's name names its frame. The script
-    of TMANet's authors starts the MXF videos at -1 (a file of number -0001 appears, and every
-    later frame is one earlier than its name says); `numbering="authors"` repeats that, to compare
+    of TMANet's authors starts the MXF videos at -1 (a file of number -0001 appears, and the frame
+    called n is the one after the labelled frame n); `numbering="authors"` repeats that, to compare
     with what they trained on. Given the labelled stills (`images`), the numbers are checked
     against them, and a shift is reported.
 
