@@ -245,7 +245,7 @@ def _run_streams(
             ]
 
         memories = None
-        for step, loaded in enumerate(_read_ahead(steps, read)):
+        for step, loaded in enumerate(_read_ahead(steps, read, workers=1)):
             images = np.stack([image for image, _ in loaded])[:, None]
             sizes = [_size(image if truth is None else truth) for image, truth in loaded]
             labels, memories = runner(images, memories, sizes)
@@ -311,10 +311,10 @@ def _size(array: np.ndarray) -> Size:
 
 
 def _read_ahead(
-    items: Iterable[Item], read: Callable[[Item], Made], *, depth: int = 3
+    items: Iterable[Item], read: Callable[[Item], Made], *, workers: int = 2, depth: int = 3
 ) -> Iterator[Made]:
     """Read the next few while the network runs; order is kept, the queue is bounded."""
-    with ThreadPoolExecutor(max_workers=2) as pool:
+    with ThreadPoolExecutor(max_workers=workers) as pool:
         waiting: deque[Future[Made]] = deque()
         for item in items:
             waiting.append(pool.submit(read, item))

@@ -112,15 +112,19 @@ class Evaluation:
             "conventions": self.conventions,
         }
 
-    def save(self, folder: Path | str) -> None:
+    def save(self, folder: Path | str, **extra: Any) -> None:
         """Write `metrics.json` (everything, with the counts) and `metrics.csv` (a row per class).
 
         Absent classes are null in the one and "-" in the other.
+
+        Args:
+            folder: is made.
+            extra: further JSON values for `metrics.json`.
         """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         summary = self.summary()
-        everything = {**summary, "confusion": self.matrix.counts.tolist()}
+        everything = {**summary, **extra, "confusion": self.matrix.counts.tolist()}
         _write(folder / "metrics.json", json.dumps(everything, indent=2, allow_nan=False) + "\n")
         rows = io.StringIO(newline="")
         writer = csv.writer(rows)
