@@ -136,6 +136,8 @@ def test_small_gaps_of_cityscapes_are_missing_frames(tmp_path: Path):
 def test_folders_that_hold_nothing(tmp_path: Path):
     with pytest.raises(FileNotFoundError, match="holds no split"):
         check_dataset("camvid", tmp_path)
+    with pytest.raises(ValueError, match="did you mean 'camvid'"):
+        check_dataset("canvid", tmp_path)
     with pytest.raises(FileNotFoundError, match="does not exist"):
         check_dataset("camvid", tmp_path / "nowhere")
     (tmp_path / "trainannot").mkdir()

@@ -79,7 +79,25 @@ def test_frames_get_the_numbers_of_their_labels(raw: Path, tmp_path: Path):
     assert "no 0006R0.*" in done.problems[1]
 
 
-def test_the_authors_numbering_is_one_earlier(raw: Path, tmp_path: Path):
+def test_mxf_with_frames_out_of_order(tmp_path: Path):
+    (tmp_path / "raw").mkdir()
+    with av.open(str(tmp_path / "raw" / "0006R0.MXF"), "w", format="mxf") as container:
+        stream = container.add_stream("mpeg2video", rate=Fraction(30), width=320, height=240)
+        stream.pix_fmt, stream.bit_rate = "yuv420p", 8_000_000
+        stream.codec_context.gop_size, stream.codec_context.max_b_frames = 12, 2
+        for k in range(30):
+            image = np.full((240, 320, 3), 40, np.uint8)
+            image[:, 10 * k : 10 * k + 10] = 230
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, "rgb24")))
+        container.mux(stream.encode())
+    prepare_camvid(tmp_path / "raw", tmp_path / "out")
+    files = sorted((tmp_path / "out" / "images_sequence").iterdir())
+    assert [path.stem for path in files] == [f"0006R0_f{n:05d}" for n in range(30)]
+    columns = [int(np.array(Image.open(path)).sum((0, 2)).argmax()) // 10 for path in files]
+    assert columns == [*range(30)]
+
+
+def test_the_authors_numbering_is_one_lower(raw: Path, tmp_path: Path):
     out = tmp_path / "out"
     prepare_camvid(raw, out, numbering="authors")
     assert shown(out / "images_sequence" / "0016E5_-0001.png") == 0

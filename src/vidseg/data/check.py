@@ -14,11 +14,13 @@ from typing import Any
 import numpy as np
 
 from vidseg.data import open_dataset
+from vidseg.data.camvid import SPLITS
 from vidseg.data.clip import Video, VideoDataset
 from vidseg.data.files import MissingFilesError
 from vidseg.data.prepare import Progress, silent
+from vidseg.suggest import did_you_mean
 
-STANDARD_SPLITS = ("train", "val", "test")
+KINDS_ON_DISK = ("camvid", "cityscapes", "folder")
 # Gaps up to this many usual steps are missing frames; longer ones are cuts between drives.
 _MAX_GAP_STEPS = 3
 
@@ -91,6 +93,8 @@ def check_dataset(
         FileNotFoundError: there is no split at all.
         ValueError: an unknown kind.
     """
+    if kind not in KINDS_ON_DISK:
+        raise ValueError(f"no data set of kind {kind!r} on disk{did_you_mean(kind, KINDS_ON_DISK)}")
     root = Path(root)
     result = Check()
     seen: dict[bytes, Path] = {}
@@ -125,7 +129,7 @@ def find_splits(kind: str, root: Path) -> list[str]:
     if kind == "camvid":
         names = [
             split
-            for split in STANDARD_SPLITS
+            for split in SPLITS
             if (root / f"{split}annot").is_dir() or (root / "annotations" / f"{split}.txt").exists()
         ]
     elif kind == "cityscapes":

@@ -59,6 +59,8 @@ def _read(path: Path, what: str, *, as_rgb: bool) -> np.ndarray:
 
     try:
         with Image.open(path) as image:
+            if as_rgb and image.mode[0] in "IF":  # convert() would clip these to white
+                raise ValueError(f"frames must have 8 bits per channel, got {image.mode}")
             is_colour = len(image.getbands()) > 1
             return np.array(image.convert("RGB") if as_rgb or is_colour else image)
     except FileNotFoundError:
