@@ -96,6 +96,9 @@ class ValidationConfig(Part):
     split: str = Field("val", description="part of the data set")
     options: dict[str, Any] | None = Field(None, description="as data.options (the default)")
     limit: Positive | None = Field(None, description="labelled frames at most, evenly spread")
+    sliding: tuple[tuple[Positive, Positive], tuple[Positive, Positive]] | None = Field(
+        None, description="[[crop height, width], [stride height, width]]; whole images by default"
+    )
     samples: Annotated[int, Field(ge=0)] = Field(3, description="overlays to write")
 
 
@@ -208,7 +211,7 @@ class _Loader(yaml.SafeLoader):
         keys = [self.construct_object(key, deep=True) for key, _ in node.value]
         twice = {key for key in keys if keys.count(key) > 1}
         if twice:
-            raise ValueError(f"line {node.start_mark.line + 1}: {sorted(twice)[0]} occurs twice")
+            raise ValueError(f"line {node.start_mark.line + 1}: {sorted(twice)[0]!r} occurs twice")
         return super().construct_mapping(node, deep)
 
 

@@ -53,6 +53,7 @@ def validate(
         model,
         dataset,
         precision=config.precision,
+        sliding=config.validation.sliding,
         max_frames=config.validation.limit,
         observe=observe if wanted else None,
     )
