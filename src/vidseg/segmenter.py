@@ -371,8 +371,9 @@ def _find_logits(result: Any) -> Tensor:
         return result
     if isinstance(result, Mapping) and "out" in result:
         return cast(Tensor, result["out"])
-    if hasattr(result, "logits"):
-        return cast(Tensor, result.logits)
+    logits = getattr(result, "logits", None)
+    if isinstance(logits, Tensor):
+        return logits
     raise TypeError(
         f"the image model returned {type(result).__name__}; pass output=... to pick the logits"
     )

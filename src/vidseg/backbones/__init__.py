@@ -2,8 +2,6 @@
 
 from typing import Any
 
-from torch import nn
-
 from vidseg.backbones.mobilenet import MobileNetV2
 from vidseg.backbones.resnet import ResNet
 
@@ -22,7 +20,7 @@ BACKBONES: dict[str, dict[str, Any]] = {
 }
 
 
-def build_backbone(name: str, **options: Any) -> nn.Module:
+def build_backbone(name: str, **options: Any) -> ResNet | MobileNetV2:
     """Build a backbone by name.
 
     Args:

@@ -24,10 +24,10 @@ _STAGES = (
 class _SameConv2d(nn.Conv2d):
     """A convolution with TensorFlow's SAME padding: what is odd goes right and bottom."""
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         pads = []
         for size, stride, kernel in zip(
-            reversed(x.shape[-2:]),
+            reversed(input.shape[-2:]),
             reversed(self.stride),
             reversed(self.kernel_size),
             strict=True,
@@ -35,7 +35,7 @@ class _SameConv2d(nn.Conv2d):
             total = max((-(-size // stride) - 1) * stride + kernel - size, 0)
             pads += [total // 2, total - total // 2]
         return F.conv2d(
-            F.pad(x, pads), self.weight, self.bias, self.stride, 0, self.dilation, self.groups
+            F.pad(input, pads), self.weight, self.bias, self.stride, 0, self.dilation, self.groups
         )
 
 
@@ -180,7 +180,7 @@ def unfold_batch_norm(network: nn.Module, batches: Iterable[Tensor]) -> None:
         mean = total / count
         variance = (squares / count - mean.square()).clamp_min(0)
         scale = norm.weight / (norm.running_var + norm.eps).sqrt()  # type: ignore[operator]
-        shift = norm.bias - scale * norm.running_mean
+        shift = norm.bias - scale * norm.running_mean  # type: ignore[operator]
         norm.running_mean.copy_(mean)  # type: ignore[union-attr]
         norm.running_var.copy_(variance)  # type: ignore[union-attr]
         norm.weight.copy_(scale * (variance + norm.eps).sqrt())
