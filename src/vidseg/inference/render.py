@@ -247,7 +247,7 @@ def _draw_legend(
 ) -> np.ndarray:
     from PIL import Image, ImageDraw, ImageFont
 
-    text_px = int(np.clip(width_px / 60, 10, 32))
+    text_px = int(np.clip(width_px / 60, 10, 22))
     font = ImageFont.load_default(text_px)
     pad = max(2, text_px // 3)
     line = text_px + 2 * pad
