@@ -7,7 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-PRESETS = ("ultrafast", "fast", "medium")
+Preset = Literal["ultrafast", "fast", "medium"]
+PRESETS: tuple[Preset, ...] = ("ultrafast", "fast", "medium")
 # OpenCV's DIS refuses smaller images, in which its patches do not fit.
 MIN_SIDE_PX = 12
 
@@ -26,7 +27,7 @@ class DIS:
         ValueError: an unknown preset.
     """
 
-    preset: Literal["ultrafast", "fast", "medium"] = "medium"
+    preset: Preset = "medium"
 
     def __post_init__(self) -> None:
         if self.preset not in PRESETS:
