@@ -1,5 +1,6 @@
 """`vidseg train`: a recipe, overrides, a run folder."""
 
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -80,19 +81,14 @@ def _name(values: dict[str, Any], overrides: list[str] | None) -> str:
 
 
 def _run(config: Any, out: Path, resume: bool) -> None:
-    from accelerate import PartialState
-
     from vidseg.cli.console import console, progress
     from vidseg.training.checkpoint import Checkpoints
     from vidseg.training.loop import train as run
 
-    is_main = PartialState().is_main_process
-    done = 0
-    if resume:
-        done = Checkpoints(out / "checkpoints", config.checkpoint.keep).step
-    if not is_main:
+    if os.environ.get("RANK", "0") != "0":  # torchrun's other processes say nothing
         run(config, out, resume=resume)
         return
+    done = Checkpoints(out / "checkpoints", config.checkpoint.keep).step if resume else 0
     console.print(f"{config.name}: {config.iterations} steps of {config.batch_size}, into {out}")
     with progress("training", config.iterations - done, unit="steps") as meter:
         latest = ""

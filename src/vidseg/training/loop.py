@@ -10,6 +10,7 @@ import copy
 import json
 import logging
 import math
+import os
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -531,7 +532,10 @@ def _accelerator(config: TrainingConfig, folder: Path) -> Accelerator:
         raise ValueError("precision=fp16 needs a GPU; use bf16 or fp32 on this machine")
     if config.deterministic:
         torch.use_deterministic_algorithms(True, warn_only=True)
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
     accelerator = Accelerator(
+        # Left alone, Accelerate lets each of torchrun's processes on a CPU train by itself.
+        cpu=processes > 1 and not torch.accelerator.is_available(),
         mixed_precision="no" if config.precision == "fp32" else config.precision,
         gradient_accumulation_steps=config.accumulate,
         log_with=list(config.trackers) or None,
@@ -543,6 +547,7 @@ def _accelerator(config: TrainingConfig, folder: Path) -> Accelerator:
             InitProcessGroupKwargs(timeout=COLLECTIVE_TIMEOUT),
         ],
     )
+    assert accelerator.num_processes == processes, "each process would train by itself"
     if config.sync_bn and accelerator.num_processes > 1 and accelerator.device.type == "cpu":
         raise ValueError("sync_bn needs GPUs; set sync_bn=false to train with processes on a CPU")
     return accelerator
