@@ -202,6 +202,41 @@ def test_a_camera_that_is_not_there(tmp_path: Path) -> None:
             read_video(source)
 
 
+def test_a_camera_is_read_live(monkeypatch: pytest.MonkeyPatch) -> None:
+    device = ("testsrc2=size=96x64:rate=20", {"format": "lavfi"})
+    monkeypatch.setattr("vidseg.inference.video.camera", lambda number: device)
+    with read_video(0, start=0.2, end=1.0, every=2) as reader:
+        assert reader.is_live
+        assert reader.num_frames is None
+        frames = list(reader)
+    assert [frame.index for frame in frames] == [4, 6, 8, 10, 12, 14, 16, 18]
+    assert [frame.time_s for frame in frames] == pytest.approx([k / 20 for k in range(4, 20, 2)])
+    assert frames[0].image.shape == (64, 96, 3)
+
+
+def test_a_video_on_a_server(tmp_path: Path) -> None:
+    import http.server
+    import threading
+    from functools import partial
+
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *_: object) -> None:
+            pass
+
+    make_video(tmp_path / "a.mp4", 30, container_options={"movflags": "+faststart"})
+    with http.server.ThreadingHTTPServer(
+        ("127.0.0.1", 0), partial(Quiet, directory=str(tmp_path))
+    ) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{server.server_port}"
+        with read_video(f"{address}/a.mp4") as reader:
+            assert not reader.is_live
+            assert [number_of(frame.image) for frame in reader] == list(range(30))
+        with pytest.raises(ValueError, match=r"cannot open http.*404"):
+            read_video(f"{address}/nowhere.mp4")
+        server.shutdown()
+
+
 def test_images_come_in_the_order_of_their_numbers(tmp_path: Path) -> None:
     for k in range(12):
         Image.fromarray(paint(k)).save(tmp_path / f"frame_{k}.png")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -164,7 +165,7 @@ def segment(
     Ctrl-C stops early and leaves what is written so far as playable files (exit code 130). A
     damaged file is segmented up to the damage, which is reported (exit code 1).
     """
-    from vidseg.cli.console import console
+    from vidseg.cli.console import console, errors
     from vidseg.cli.sizes import parse_size, parse_sliding
     from vidseg.inference.sliding import SlidingWindow
     from vidseg.inference.stream import segment as segment_video
@@ -190,6 +191,7 @@ def segment(
     for path in paths.values():
         console.print(f"{path}: {count} frames", markup=False, soft_wrap=True)
     if results.damage is not None:
+        errors.print(f"warning: {results.damage}", style="yellow", markup=False, soft_wrap=True)
         raise typer.Exit(1)
 
 
@@ -307,6 +309,7 @@ def _run(
 ) -> int:
     """Write every result to every output; return how many frames there were."""
     from vidseg.cli.console import console, progress
+    from vidseg.inference.stream import DamagedVideoWarning
 
     outputs: list[Output] = []
     count = 0
@@ -314,7 +317,11 @@ def _run(
         for kind, path in paths.items():
             path.parent.mkdir(parents=True, exist_ok=True)
             outputs.append(_open_output(kind, path, results, style, force=force, start_s=start_s))
-        with progress("segmenting", results.num_frames, unit="frames") as meter:
+        with (
+            progress("segmenting", results.num_frames, unit="frames") as meter,
+            warnings.catch_warnings(),
+        ):
+            warnings.simplefilter("ignore", DamagedVideoWarning)  # `segment` says it at the end
             for result in results:
                 for output in outputs:
                     output.add(result)

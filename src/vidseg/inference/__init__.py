@@ -1,1 +1,17 @@
 """Running models on videos and data sets: streams, windows, pictures, scores."""
+
+from vidseg.inference.sliding import SlidingWindow
+from vidseg.inference.stream import DamagedVideoWarning, FrameResult, SegmentedVideo, segment
+from vidseg.inference.video import Frame, FrameReader, VideoWriter, read_video
+
+__all__ = [
+    "DamagedVideoWarning",
+    "Frame",
+    "FrameReader",
+    "FrameResult",
+    "SegmentedVideo",
+    "SlidingWindow",
+    "VideoWriter",
+    "read_video",
+    "segment",
+]

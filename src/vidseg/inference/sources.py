@@ -38,7 +38,7 @@ def open_video(address: str, name: str, **options: Any) -> tuple[InputContainer,
     import av
     from av.error import FFmpegError
 
-    if "://" not in address and not Path(address).exists():
+    if not options and "://" not in address and not Path(address).exists():
         raise FileNotFoundError(f"no such file: {name}")
     if Path(address).is_file() and Path(address).stat().st_size == 0:
         raise ValueError(f"{name} is empty (0 bytes)")
