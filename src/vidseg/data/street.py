@@ -145,7 +145,7 @@ def build(seed: int, size: tuple[int, int], camera: Camera | None = None) -> Str
     camera = camera or drawn
     crossing = CROSSINGS_M[rng.integers(2)]
     road_half = rng.uniform(4.6, 6.0)
-    pavement = rng.uniform(2.4, 4.0)
+    pavement = rng.uniform(3.0, 5.0)
     light = np.array([(1.0, 1.0, 1.0), (1.06, 0.96, 0.84), (0.86, 0.9, 0.95), (0.62, 0.64, 0.74)])
     haze = np.array([(206, 218, 230), (226, 208, 186), (196, 200, 204), (140, 146, 166)])
     weather = int(rng.choice(4, p=(0.4, 0.2, 0.25, 0.15)))
@@ -201,7 +201,7 @@ def _wall(rng: np.random.Generator, *, shade: float, behind: bool = False) -> Te
     column = 0
     while column < length:
         stop = min(column + int(rng.uniform(7, 17) * scale), length)
-        kind = rng.choice(4, p=(0.55, 0.0, 0.45, 0.0) if behind else (0.6, 0.15, 0.15, 0.1))
+        kind = rng.choice(4, p=(0.55, 0.0, 0.45, 0.0) if behind else (0.5, 0.2, 0.18, 0.12))
         part = colours[:, column:stop], labels[:, column:stop]
         if kind == 0:
             _facade(rng, *part, scale)
@@ -470,7 +470,7 @@ def _add_people(street: Street, rng: np.random.Generator, crossing: float) -> No
             street, rng, rng.uniform(-reach, reach), z + rng.uniform(-1, 1),
             move_x=pace, range_x=reach, shuttles=True,
         )  # fmt: skip
-    for _ in range(int(rng.integers(1, 4))):
+    for _ in range(int(rng.integers(3, 8))):
         side = rng.choice((-1, 1))
         rider = sprites.cyclist(2 * int(rng.integers(sprites.VARIANTS // 2)))
         pace = rng.uniform(3, 5) / RATE_HZ
