@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import multiprocessing
 import os
 import resource
 import signal
@@ -17,8 +18,8 @@ import pytest
 import torch
 
 from vidseg.training.checkpoint import Checkpoints, RunLock, read_state, write_state
-from vidseg.training.config import load_config
-from vidseg.training.folder import read_metrics
+from vidseg.training.folder import read_metrics, resolve
+from vidseg.training.loop import train
 
 RECIPE = """
 name: tiny
@@ -76,9 +77,17 @@ def launch(tmp_path: Path, run: str, kill_at: int, *overrides: str, processes: i
     )
 
 
-def end_of(process) -> tuple[int, str]:
-    output, _ = process.communicate(timeout=240)
+def end_of(process: subprocess.Popen[str]) -> tuple[int, str]:
+    with process:
+        output, _ = process.communicate(timeout=240)
     return process.returncode, output
+
+
+def run_here(tmp_path: Path, run: str, *overrides: str, resume: bool = False, report=None):
+    recipe = tmp_path / "tiny.yaml"
+    recipe.write_text(RECIPE)
+    config = resolve(recipe, overrides, tmp_path / run, resume=resume)
+    return train(config, tmp_path / run, resume=resume, report=report)
 
 
 def same_bits(one: object, other: object, where: str = "state") -> None:
@@ -94,37 +103,146 @@ def same_bits(one: object, other: object, where: str = "state") -> None:
         assert one == other, f"{where}: {one} != {other}"
 
 
-def check_resumed_run_is_the_straight_one(tmp_path: Path, processes: int) -> None:
-    # 6 labelled frames, 4 a step: step 5 is in the middle of an epoch, and after the checkpoint
-    # at 4 there is a step that the killed run did in vain.
-    straight = launch(tmp_path, "straight", -1, processes=processes)
-    killed = launch(tmp_path, "killed", 5, processes=processes)
-    status, output = end_of(killed)
-    assert status != 0, output
-    assert Checkpoints(tmp_path / "killed/checkpoints", 2).step == 4, output
-    status, output = end_of(launch(tmp_path, "killed", -1, "workers=2", processes=processes))
-    assert status == 0, output
-    status, output = end_of(straight)
-    assert status == 0, output
-    states = [read_state(tmp_path / run / "checkpoints/step-00000008.pt") for run in _RUNS]
+def check_same_runs(one: Path, other: Path) -> None:
+    states = [read_state(run / "checkpoints/step-00000008.pt") for run in (one, other)]
     same_bits(*states)
     assert states[0]["averaged"] is not None
-    losses = [
-        {r["step"]: r["loss"] for r in read_metrics(tmp_path / run) if "loss" in r} for run in _RUNS
-    ]
+    losses = [{r["step"]: r["loss"] for r in read_metrics(r) if "loss" in r} for r in (one, other)]
     assert losses[0] == losses[1]
     assert list(losses[0]) == list(range(1, 9))
-    weights = [(tmp_path / run / "best.safetensors").read_bytes() for run in _RUNS]
+    weights = [(run / "last.safetensors").read_bytes() for run in (one, other)]
     assert weights[0] == weights[1]
 
 
-_RUNS = ("straight", "killed")
+# 6 labelled frames, 4 a step: step 5 is in the middle of an epoch, and after the checkpoint at 4
+# there is a step that the killed run took in vain.
 
 
 def test_a_run_killed_in_mid_epoch_resumes_bit_for_bit(tmp_path: Path) -> None:
-    check_resumed_run_is_the_straight_one(tmp_path, processes=1)
+    killed = launch(tmp_path, "killed", 5)
+    run_here(tmp_path, "straight")
+    status, output = end_of(killed)
+    assert status == -signal.SIGKILL, output
+    assert Checkpoints(tmp_path / "killed/checkpoints", 2).step == 4
+    run_here(tmp_path, "killed", "workers=2", resume=True)
+    check_same_runs(tmp_path / "straight", tmp_path / "killed")
 
 
 @pytest.mark.slow
 def test_two_processes_killed_in_mid_epoch_resume_bit_for_bit(tmp_path: Path) -> None:
-    check_resumed_run_is_the_straight_one(tmp_path, processes=2)
+    killed = launch(tmp_path, "killed", 5, processes=2)
+    straight = launch(tmp_path, "straight", -1, processes=2)
+    status, output = end_of(killed)
+    assert status != 0, output
+    assert Checkpoints(tmp_path / "killed/checkpoints", 2).step == 4, output
+    for process in (launch(tmp_path, "killed", -1, "workers=2", processes=2), straight):
+        status, output = end_of(process)
+        assert status == 0, output
+    check_same_runs(tmp_path / "straight", tmp_path / "killed")
+
+
+def test_a_longer_run_goes_on_where_the_shorter_one_ended(tmp_path, caplog) -> None:
+    caplog.set_level("INFO")
+    run_here(tmp_path, "run", "iterations=2", "validation.every=0")
+    steps = []
+    run_here(tmp_path, "run", "iterations=3", "seed=5", resume=True, report=steps.append)
+    assert [record["step"] for record in steps] == [3]
+    assert "seed: 0 -> 5" in caplog.text
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_to_the_process_group_writes_a_checkpoint_first(tmp_path, number) -> None:
+    def interrupt(record: dict) -> None:
+        if record["step"] == 3:
+            for process in (*multiprocessing.active_children(), multiprocessing.current_process()):
+                os.kill(process.pid, number)
+
+    before = signal.getsignal(number)
+    with pytest.raises(KeyboardInterrupt):
+        run_here(tmp_path, "run", "validation.every=0", "workers=1", report=interrupt)
+    assert signal.getsignal(number) is before
+    assert Checkpoints(tmp_path / "run/checkpoints", 2).step in (3, 4)
+    assert not (tmp_path / "run/run.lock").exists()
+
+
+def test_a_checkpoint_of_another_model_is_refused(tmp_path: Path) -> None:
+    run_here(tmp_path, "run", "iterations=2", "validation.every=0")
+    with pytest.raises(ValueError, match="of another model than fcn_tiny"):
+        run_here(tmp_path, "run", "model={name: fcn_tiny}", "iterations=4", resume=True)
+
+
+def test_a_full_disk_keeps_the_checkpoint_before(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path, keep=2)
+    checkpoints.save(1, {"weights": torch.zeros(10)})
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
+    try:
+        with pytest.raises(OSError, match=r"step-00000001\.pt is intact.*--resume") as error:
+            checkpoints.save(2, {"weights": torch.zeros(100_000)})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert error.value.errno == errno.EFBIG
+    assert "step-00000002.pt" in str(error.value)
+    assert [path.name for path in tmp_path.iterdir()] == ["step-00000001.pt"]
+    state = checkpoints.load()
+    assert state is not None
+    assert state["step"] == 1
+
+
+def test_only_the_newest_checkpoints_stay(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path, keep=2)
+    for step in (5, 10, 15):
+        checkpoints.save(step, {})
+    assert [path.name for path in checkpoints.paths()] == ["step-00000010.pt", "step-00000015.pt"]
+    assert checkpoints.step == 15
+
+
+class Payload:
+    def __reduce__(self):
+        return os.system, ("exit 7",)
+
+
+def test_a_checkpoint_that_wants_to_run_code_is_refused(tmp_path: Path) -> None:
+    write_state(tmp_path / "step-00000001.pt", {"step": 1, "trap": Payload()})
+    with pytest.raises(ValueError, match="cannot be read as a checkpoint"):
+        Checkpoints(tmp_path, keep=1).load()
+
+
+def test_a_damaged_checkpoint_says_what_to_do(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path, keep=1)
+    path = checkpoints.save(1, {"weights": torch.zeros(1000)})
+    path.write_bytes(path.read_bytes()[:500])
+    with pytest.raises(ValueError, match="delete it to resume from the one before"):
+        checkpoints.load()
+
+
+def hold(folder: Path, pid: int, host: str, age_s: float) -> Path:
+    lock = folder / "run.lock"
+    lock.write_text(json.dumps({"pid": pid, "host": host}))
+    os.utime(lock, (time.time() - age_s,) * 2)
+    return lock
+
+
+def test_a_run_folder_has_one_writer(tmp_path: Path) -> None:
+    with RunLock(tmp_path), pytest.raises(FileExistsError, match=f"process {os.getpid()} on"):
+        RunLock(tmp_path).__enter__()
+    with RunLock(tmp_path):
+        pass
+    assert not (tmp_path / "run.lock").exists()
+
+
+def test_the_lock_of_a_dead_process_is_taken_over(tmp_path: Path) -> None:
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    hold(tmp_path, dead.pid, socket.gethostname(), age_s=0)
+    with RunLock(tmp_path):
+        pass
+
+
+def test_the_lock_of_another_host_is_free_after_a_minute(tmp_path: Path) -> None:
+    hold(tmp_path, 1, "elsewhere", age_s=5)
+    with pytest.raises(FileExistsError, match="process 1 on elsewhere"):
+        RunLock(tmp_path).__enter__()
+    hold(tmp_path, 1, "elsewhere", age_s=61)
+    with RunLock(tmp_path):
+        pass

@@ -227,16 +227,10 @@ for _tag, _pattern, _first in (
     _Loader.add_implicit_resolver(
         f"tag:yaml.org,2002:{_tag}", re.compile(f"^(?:{_pattern})$"), list(_first)
     )
-_Loader.add_constructor(
-    "tag:yaml.org,2002:int", lambda loader, node: int(loader.construct_scalar(node))
-)
+_Loader.add_constructor("tag:yaml.org,2002:int", lambda _, node: int(node.value))
 _Loader.add_constructor(
     "tag:yaml.org,2002:float",
-    lambda loader, node: (
-        float(loader.construct_scalar(node).lower().replace(".inf", "inf"))
-        if "nan" not in loader.construct_scalar(node).lower()
-        else float("nan")
-    ),
+    lambda _, node: float(node.value.lower().replace(".inf", "inf").replace(".nan", "nan")),
 )
 
 

@@ -355,7 +355,7 @@ class _Run:
         return float(norm)
 
     def _explain(self, what: str, losses: dict[str, Tensor], step: int, names: list[str]) -> str:
-        values = ", ".join(f"{name} {float(value):.4g}" for name, value in losses.items())
+        values = ", ".join(f"{name} {float(v.detach()):.4g}" for name, v in losses.items())
         saved = self.checkpoints.paths()
         kept = f"the last checkpoint is {saved[-1].name}" if saved else "there is no checkpoint yet"
         return (
@@ -374,7 +374,8 @@ class _Run:
     def _export(self, name: str) -> None:
         """Write weights with their card, which `vidseg.load` reads."""
         model = self.model if self.averaged is None else self.averaged
-        figures = {} if self.best is None or name != "best" else self.best
+        best = self.best if name == "best" and self.best is not None else {}
+        figures = {k: v for k, v in best.items() if v == v}  # JSON has no NaN
         path = self.folder / f"{name}.safetensors"
         write_with(path, lambda part: weights.save(model, part, figures=figures))
 

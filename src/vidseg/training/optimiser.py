@@ -91,7 +91,8 @@ def average_decay(step: int, decay: float) -> float:
 def update_average(average: nn.Module, model: nn.Module, decay: float) -> None:
     """average = decay * average + (1 - decay) * model; counts are copied."""
     ours, theirs = average.state_dict(), model.state_dict()
-    floats = [name for name in ours if ours[name].is_floating_point()]
-    torch._foreach_lerp_([ours[n] for n in floats], [theirs[n] for n in floats], 1 - decay)
-    for name in ours.keys() - set(floats):
-        ours[name].copy_(theirs[name])
+    for name, value in ours.items():
+        if value.is_floating_point():
+            value.lerp_(theirs[name], 1 - decay)
+        else:
+            value.copy_(theirs[name])

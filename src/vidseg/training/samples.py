@@ -156,5 +156,7 @@ def _start_worker(worker: int) -> None:
     import signal
 
     del worker
-    # Ctrl-C reaches the whole process group; the main process ends its workers itself.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Both reach the whole process group. The main process writes a checkpoint first, for which it
+    # needs its workers; they leave when it does.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)

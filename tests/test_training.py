@@ -1,0 +1,332 @@
+"""Training: the schedule, the samples of a step, the optimiser's groups, and whole small runs."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import vidseg.training.loop as loop
+from vidseg.training.config import OptimiserConfig, override, validate
+from vidseg.training.folder import read_metrics
+from vidseg.training.loop import NonFiniteLoss, build_model, draw_seed, train
+from vidseg.training.optimiser import (
+    average_decay,
+    parameter_groups,
+    set_training,
+    update_average,
+)
+from vidseg.training.samples import StepSampler, open_source, training_snippets, window_fps
+from vidseg.training.schedule import polynomial_rate
+
+VALUES = {
+    "name": "tiny",
+    "model": {"name": "fcn_tiny"},
+    "data": {
+        "kind": "synthetic",
+        "options": {"num_videos": 2, "num_frames": 3, "size": [48, 64]},
+        "crop": [32, 48],
+        "scale": [1.0, 1.0],
+    },
+    "validation": {"every": 0},
+    "optimiser": {"lr": 0.05, "weight_decay": 0.0},
+    "iterations": 2,
+    "batch_size": 4,
+    "workers": 0,
+    "log_every": 1,
+    "trackers": [],
+}
+
+
+def config_with(*overrides: str):
+    return validate(override(VALUES, overrides))
+
+
+# --- the schedule ---------------------------------------------------------------------------------
+
+
+def test_the_official_schedule_at_every_iteration() -> None:
+    """lr(i) = (0.01 - 1e-4) (1 - i / 80000)^0.9 + 1e-4."""
+    steps = np.arange(80_000)
+    expected = (0.01 - 1e-4) * (1 - steps / 80_000) ** 0.9 + 1e-4
+    rates = [polynomial_rate(int(i), base=0.01, iterations=80_000, floor=1e-4) for i in steps]
+    np.testing.assert_allclose(rates, expected, rtol=1e-12)
+    assert polynomial_rate(80_000, base=0.01, iterations=80_000, floor=1e-4) == 1e-4
+
+
+def test_the_warm_up_grows_linearly_into_the_schedule() -> None:
+    options = {"base": 1.0, "iterations": 100, "power": 0.0, "warmup_iterations": 10}
+    rates = [polynomial_rate(i, **options, warmup_start=0.2) for i in range(12)]
+    np.testing.assert_allclose(rates[:10], 0.2 + 0.8 * np.arange(10) / 10)
+    assert rates[10:] == [1.0, 1.0]
+
+
+# --- which samples --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("world", "accumulate"), [(1, 1), (2, 1), (4, 1), (1, 3), (2, 2)])
+def test_a_step_has_the_same_samples_on_any_number_of_processes(world, accumulate) -> None:
+    parts = [list(StepSampler(3, 6, 12, accumulate, rank, world)) for rank in range(world)]
+    each = 12 // (world * accumulate)
+    assert all(len(batch) == each for part in parts for batch in part)
+    for step in range(3):
+        batches = slice(step * accumulate, (step + 1) * accumulate)
+        numbers = sorted(n for part in parts for batch in part[batches] for n in batch)
+        assert numbers == list(range((3 + step) * 12, (4 + step) * 12))
+
+
+def test_a_resumed_sampler_goes_on_in_the_same_order() -> None:
+    whole = list(StepSampler(0, 10, 8, 2, rank=1, world=2))
+    assert list(StepSampler(4, 10, 8, 2, rank=1, world=2)) == whole[8:]
+
+
+def test_a_batch_that_does_not_divide_says_so() -> None:
+    with pytest.raises(ValueError, match=r"batch_size=8 .* multiple of 3 processes"):
+        StepSampler(0, 1, 8, world=3)
+
+
+def test_the_seed_of_a_step_depends_on_all_it_should() -> None:
+    seeds = {draw_seed(*numbers) for numbers in np.ndindex(2, 5, 3, 2)}
+    assert len(seeds) == 60
+    assert draw_seed(1, 2, 3, 4) == draw_seed(1, 2, 3, 4)
+
+
+def test_memory_frames_come_from_the_window_or_are_drawn() -> None:
+    config = config_with("model={name: tmanet_tiny, options: {memory_frames: 2}}")
+    dataset = open_source(config.data)
+    model = build_model(config, dataset)
+    window = training_snippets(dataset, config.data, model, seed=0)
+    assert [s.frame_indices for s in window[:3]] == [(0, 0, 0), (0, 0, 1), (0, 1, 2)]
+    skipping = config_with("data.memory=skip").data
+    assert {s.frame_indices for s in training_snippets(dataset, skipping, model, 0)} == {(0, 1, 2)}
+    drawn = config_with("data.memory={drawn_within: 2, start: skip}").data
+    assert {s.frame_indices for s in training_snippets(dataset, drawn, model, 0)} == {(0, 1, 2)}
+    assert window_fps(window) == 15
+
+
+# --- optimiser ------------------------------------------------------------------------------------
+
+
+class Toy(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.backbone = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4))
+        self.head = nn.Sequential(nn.BatchNorm2d(4), nn.Conv2d(4, 2, 1))
+
+
+def test_the_official_recipe_has_one_group() -> None:
+    groups, names = parameter_groups(Toy(), OptimiserConfig.model_validate({}))
+    assert [(len(g["params"]), g["multiplier"], g["weight_decay"]) for g in groups] == [
+        (8, 1, 5e-4)
+    ]
+    assert sorted(names) == sorted(name for name, _ in Toy().named_parameters())
+
+
+def test_groups_by_rate_and_decay() -> None:
+    values = {"head_multiplier": 10, "decay_norm_and_bias": False, "weight_decay": 0.1}
+    config = OptimiserConfig.model_validate(values)
+    model = Toy()
+    groups, names = parameter_groups(model, config)
+    found = {}
+    order = iter(names)
+    for group in groups:
+        for parameter in group["params"]:
+            name = next(order)
+            assert parameter is dict(model.named_parameters())[name]
+            found[name] = group["multiplier"], group["weight_decay"]
+    assert found == {
+        "backbone.0.weight": (1, 0.1),
+        "backbone.0.bias": (1, 0),
+        "backbone.1.weight": (1, 0),
+        "backbone.1.bias": (1, 0),
+        "head.0.weight": (10, 0),
+        "head.0.bias": (10, 0),
+        "head.1.weight": (10, 0.1),
+        "head.1.bias": (10, 0),
+    }
+
+
+@pytest.mark.parametrize(
+    ("freeze", "training"),
+    [("none", (True, True)), ("backbone", (False, True)), ("all", (False, False))],
+)
+def test_frozen_batch_norms_keep_their_statistics(freeze, training) -> None:
+    model = Toy().eval()
+    set_training(model, freeze)
+    assert (model.backbone[1].training, model.head[0].training) == training
+    assert model.head.training
+
+
+def test_the_average_is_a_running_mean_of_weights_and_statistics() -> None:
+    average, model = Toy(), Toy()
+    before = average.state_dict()["backbone.0.weight"].clone()
+    model.backbone[1].num_batches_tracked.fill_(7)
+    update_average(average, model, 0.75)
+    expected = 0.75 * before + 0.25 * model.state_dict()["backbone.0.weight"]
+    torch.testing.assert_close(average.state_dict()["backbone.0.weight"], expected)
+    assert average.backbone[1].num_batches_tracked == 7
+    assert average_decay(0, 0.999) == 0.1
+    assert average_decay(10**6, 0.999) == 0.999
+
+
+# --- runs -----------------------------------------------------------------------------------------
+
+
+def test_a_run_writes_its_folder_and_learns(tmp_path: Path) -> None:
+    records: list[dict] = []
+    config = config_with(
+        "model={name: tmanet_tiny, options: {memory_frames: 2}}",
+        "validation={every: 6, samples: 1}",
+        "validation.options={num_videos: 1, num_frames: 2, size: [48, 64]}",
+        "iterations=12", "trackers=[tensorboard]", "checkpoint.every=6", "optimiser.lr=0.1",
+    )  # fmt: skip
+    done = train(config, tmp_path / "run", report=records.append)
+    losses = [record["loss"] for record in records if "loss" in record]
+    assert len(losses) == 12
+    assert np.mean(losses[-4:]) < 0.8 * losses[0]
+    first = next(record for record in records if "loss" in record)
+    assert first["loss"] == pytest.approx(first["main"] + 0.4 * first["auxiliary"], rel=1e-6)
+    run = tmp_path / "run"
+    names = {path.name for path in run.iterdir()}
+    assert names >= {
+        "config.yaml", "environment.json", "metrics.jsonl", "metrics.csv", "tensorboard",
+        "samples", "checkpoints", "best.safetensors", "last.safetensors",
+    }  # fmt: skip
+    assert "run.lock" not in names
+    assert json.loads((run / "environment.json").read_text())["packages"]["torch"]
+    assert [r["step"] for r in read_metrics(run) if "mean_iou" in r] == [6, 12]
+    with (run / "metrics.csv").open() as file:
+        assert [row["step"] for row in csv.DictReader(file)][:2] == ["1", "2"]
+    assert sorted(p.name for p in (run / "samples").iterdir()) == [
+        "step-00000006-0000.png",
+        "step-00000012-0000.png",
+    ]
+    assert done.weights == run / "best.safetensors"
+
+    from vidseg import methods
+
+    model = methods.load(done.weights)
+    assert model.card.classes == open_source(config.data).classes
+    assert model.card.fps == 15
+    assert model.card.figures["mean_iou"] == done.figures["mean_iou"]
+
+
+def test_accumulated_batches_take_the_step_of_the_whole_batch(tmp_path: Path) -> None:
+    # Batch norm would see other statistics, dropout other draws, the mean of means other pixels.
+    still = ("freeze_bn=all", "model.options={dropout: 0.0}", "loss.average=all")
+    whole = train(config_with(*still), tmp_path / "whole").model.state_dict()
+    parts = train(config_with(*still, "accumulate=2"), tmp_path / "parts").model.state_dict()
+    for name in whole:
+        torch.testing.assert_close(parts[name], whole[name], rtol=1e-3, atol=1e-5)
+
+
+def test_averaged_weights_are_what_is_kept(tmp_path: Path) -> None:
+    plain = train(config_with(), tmp_path / "plain")
+    averaged = train(config_with("ema=0.5"), tmp_path / "averaged")
+    name = "head.classifier.conv_seg.weight"
+    assert not torch.equal(plain.model.state_dict()[name], averaged.model.state_dict()[name])
+    state = torch.load(tmp_path / "averaged/checkpoints/step-00000002.pt", weights_only=True)
+    assert torch.equal(state["model"][name], plain.model.state_dict()[name])
+    assert torch.equal(state["averaged"][name], averaged.model.state_dict()[name])
+
+
+def test_bf16_stays_close_to_fp32(tmp_path: Path) -> None:
+    losses = {}
+    for precision in ("fp32", "bf16"):
+        train(config_with(f"precision={precision}"), tmp_path / precision)
+        losses[precision] = [record["loss"] for record in read_metrics(tmp_path / precision)]
+    assert losses["bf16"] != losses["fp32"]
+    assert losses["bf16"] == pytest.approx(losses["fp32"], rel=0.03)
+
+
+def test_fp16_without_a_gpu_is_refused(tmp_path: Path) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    with pytest.raises(ValueError, match="needs a GPU; use bf16 or fp32"):
+        train(config_with("precision=fp16"), tmp_path / "run")
+
+
+@pytest.mark.parametrize("what", ["loss", "gradient"])
+def test_a_non_finite_loss_stops_before_the_step(tmp_path, monkeypatch, what) -> None:
+    taken: list[dict[str, torch.Tensor]] = []
+    honest = loop.cross_entropy
+
+    def broken(logits, labels, **options):
+        taken.append({})
+        value = honest(logits, labels, **options)
+        if len(taken) <= 2:  # main and auxiliary of the first step
+            return value
+        factor = torch.tensor(float("nan")) if what == "loss" else _InfiniteSlope.apply(value)
+        return value * factor if what == "loss" else factor
+
+    monkeypatch.setattr(loop, "cross_entropy", broken)
+    with pytest.raises(NonFiniteLoss, match=f"the {what} is not finite at step 2") as error:
+        train(config_with("checkpoint.every=1", "iterations=3"), tmp_path / "run")
+    assert str(error.value).count("street_") == 4
+    assert "step-00000001.pt" in str(error.value)
+    assert len(list((tmp_path / "run/checkpoints").iterdir())) == 1
+    assert not (tmp_path / "run/run.lock").exists()
+
+
+class _InfiniteSlope(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, value):
+        return value.clone()
+
+    @staticmethod
+    def backward(ctx, slope):
+        return slope * float("inf")
+
+
+def test_a_run_starts_from_the_weights_of_a_twin(tmp_path: Path) -> None:
+    twin = train(config_with(), tmp_path / "twin")
+    config = config_with(
+        "model={name: tmanet_tiny, options: {memory_frames: 2}}",
+        f"model.initial_weights={twin.weights}",
+    )
+    model = build_model(config, open_source(config.data))
+    theirs, ours = twin.model.state_dict(), model.state_dict()
+    assert all(torch.equal(ours[k], theirs[k]) for k in ours if k.startswith("backbone."))
+
+
+def test_data_of_other_classes_is_refused(tmp_path: Path) -> None:
+    config = config_with(
+        "validation={every: 1, kind: camvid, root: nowhere, options: {}}", "iterations=1"
+    )
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        train(config, tmp_path / "run")
+
+
+def test_the_command_trains_resumes_and_explains(tmp_path, monkeypatch, capsys) -> None:
+    from vidseg.cli.main import main
+
+    recipe = tmp_path / "mine.yaml"
+    recipe.write_text(json.dumps(VALUES))
+    monkeypatch.chdir(tmp_path)
+
+    def run(*words: str) -> tuple[int, str]:
+        with pytest.raises(SystemExit) as status:
+            main(["train", *words])
+        said = capsys.readouterr()
+        return int(status.value.code or 0), said.out + said.err
+
+    status, said = run(str(recipe), "iterations=1")
+    assert status == 0, said
+    assert "runs/tiny/last.safetensors" in said
+    status, said = run(str(recipe), "iterations=2")
+    assert status == 1
+    assert "add --resume" in said
+    status, said = run(str(recipe), "iterations=2", "--resume")
+    assert status == 0, said
+    assert [record["step"] for record in read_metrics(tmp_path / "runs/tiny")] == [1, 2]
+    status, said = run(str(recipe), "optimiser.lrr=1")
+    assert (status, "did you mean 'optimiser.lr'?" in said) == (1, True)
+    status, said = run("tmanet_r50_camvit")
+    assert (status, "did you mean 'tmanet_r50_camvid'?" in said) == (1, True)
+    status, said = run()
+    assert (status, "tmanet_r50_cityscapes" in said) == (0, True)
