@@ -459,7 +459,7 @@ def test_sound_goes_along(tmp_path: Path, name: str, sound: str) -> None:
         path = tmp_path / "out.mp4"
         with (
             read_video(source, start=first_s, end=last_s) as reader,
-            VideoWriter(path, fps=25, sound_from=source, start_s=first_s) as writer,
+            VideoWriter(path, fps=25, sound_from=source) as writer,
         ):
             for frame in reader:
                 writer.write(frame.image, frame.time_s)

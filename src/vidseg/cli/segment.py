@@ -5,6 +5,8 @@ from __future__ import annotations
 import inspect
 import re
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -187,7 +189,7 @@ def segment(
             chunk_frames=chunk_frames,
         )
         style = {"opacity": opacity, "contour": contour, "legend": legend, "beside": side_by_side}
-        count = _run(results, paths, style, force=force, start_s=parse_time(start) or 0.0)
+        count = _run(results, paths, style, force=force)
     for path in paths.values():
         console.print(f"{path}: {count} frames", markup=False, soft_wrap=True)
     if results.damage is not None:
@@ -305,7 +307,6 @@ def _run(
     style: dict[str, Any],
     *,
     force: bool,
-    start_s: float,
 ) -> int:
     """Write every result to every output; return how many frames there were."""
     from vidseg.cli.console import console, progress
@@ -316,7 +317,7 @@ def _run(
     try:
         for kind, path in paths.items():
             path.parent.mkdir(parents=True, exist_ok=True)
-            outputs.append(_open_output(kind, path, results, style, force=force, start_s=start_s))
+            outputs.append(_open_output(kind, path, results, style, force=force))
         with (
             progress("segmenting", results.num_frames, unit="frames") as meter,
             warnings.catch_warnings(),
@@ -324,15 +325,16 @@ def _run(
             warnings.simplefilter("ignore", DamagedVideoWarning)  # `segment` says it at the end
             for result in results:
                 for output in outputs:
-                    output.add(result)
+                    with _naming(output.path):
+                        output.add(result)
                 count += 1
                 meter.advance()
-        while outputs:
-            outputs[0].close()
-            outputs.pop(0)
+        _close(outputs)
     except KeyboardInterrupt:
+        if count:
+            _close(outputs)
         for output in outputs:
-            output.close() if count else output.discard()
+            output.discard()
         kept = ", ".join(str(path) for path in paths.values()) if count else "nothing"
         console.print(f"\nstopped after {count} frames; kept {kept}", markup=False, soft_wrap=True)
         raise
@@ -343,6 +345,33 @@ def _run(
     return count
 
 
+def _close(outputs: list[Output]) -> None:
+    """Give every file its name; a second Ctrl-C waits until all have theirs."""
+    from vidseg.inference.writer import hold_interrupts
+
+    with hold_interrupts():
+        try:
+            while outputs:
+                with _naming(outputs[0].path):
+                    outputs[0].close()
+                outputs.pop(0)
+        except BaseException:
+            for output in outputs:
+                output.discard()
+            raise
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Say which file an error of the operating system is about."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None and error.errno is not None:
+            raise OSError(error.errno, error.strerror, str(path)) from error
+        raise
+
+
 def _open_output(
     kind: str,
     path: Path,
@@ -350,7 +379,6 @@ def _open_output(
     style: dict[str, Any],
     *,
     force: bool,
-    start_s: float,
 ) -> Output:
     from vidseg.inference import outputs
     from vidseg.inference.render import PICTURE_SUFFIXES
@@ -372,7 +400,6 @@ def _open_output(
         path,
         fps=results.fps,
         sound_from=reader.sound_source,
-        start_s=start_s,
         pixel_aspect=reader.pixel_aspect,
     )
     return outputs.OverlayVideo(writer, **style)

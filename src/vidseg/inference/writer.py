@@ -32,8 +32,7 @@ class VideoWriter:
     Args:
         path: .mp4, .m4v, .mov or .mkv; replaced if it exists.
         fps: frames a second.
-        sound_from: a video file whose sound goes along.
-        start_s: time in that file of the first frame written here.
+        sound_from: a video file whose sound goes along, from the `time_s` of the first frame on.
         quality: constant rate factor of x264; lower is better and larger.
         pixel_aspect: width : height of a pixel.
 
@@ -58,7 +57,6 @@ class VideoWriter:
         *,
         fps: float | Fraction,
         sound_from: str | Path | None = None,
-        start_s: float = 0.0,
         quality: int = 20,
         pixel_aspect: Fraction = Fraction(1),
     ) -> None:
@@ -76,7 +74,8 @@ class VideoWriter:
         self._quality = quality
         self._aspect = pixel_aspect
         self._part = self.path.with_name(f".{self.path.stem}.part{self.path.suffix}")
-        self._sound = SoundTrack.of(sound_from, start_s)
+        self._sound_from = sound_from
+        self._sound: SoundTrack | None = None
         self._container: Any = None
         self._stream: Any = None
         self._reformatter: Any = None
@@ -89,7 +88,8 @@ class VideoWriter:
 
         Args:
             image: (H, W, 3) uint8 RGB, of the same size every time.
-            time_s: when it is shown, for sources whose rate varies; by default at the next tick.
+            time_s: its time in the source, so that a varying rate is kept; the first frame's is
+                where the file begins. By default one tick after the last.
 
         Raises:
             ValueError: wrong shape or dtype, or another size than the first frame's.
@@ -176,6 +176,7 @@ class VideoWriter:
         if self._aspect != 1:
             codec.sample_aspect_ratio = self._aspect
         self._stream = stream
+        self._sound = SoundTrack.of(self._sound_from, time_s)
         if self._sound is not None:
             self._sound.attach(self._container)
         return self._container
