@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import errno
 import importlib
-import importlib.util
 import logging
 import sys
 import warnings
@@ -61,7 +60,7 @@ class LazyCommands(TyperGroup):
     def list_commands(self, ctx: Any) -> list[str]:
         """Name the commands in the order of `COMMANDS`."""
         del ctx
-        return [name for name in COMMANDS if importlib.util.find_spec(COMMANDS[name])]
+        return list(COMMANDS)
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         """Load one command; None if there is none of that name."""

@@ -1,0 +1,281 @@
+"""The shape of the tree: who may import whom, what never appears in src, what belongs together."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGE = ROOT / "src" / "vidseg"
+MODULES = sorted(PACKAGE.rglob("*.py"))
+
+# A part imports parts of its own floor or below. The first name after `vidseg.` is the part.
+FLOORS = [
+    {"suggest"},
+    {"layers", "weights"},
+    {"segmenter", "backbones", "flow"},
+    {"losses", "metrics"},
+    {"data", "methods"},
+    {"inference", "report"},
+    {"training", "benchmark", "demo"},
+    {"cli"},
+]
+# These work for every segmenter, so none of them may name a method.
+WITHOUT_METHODS = {"layers", "weights", "segmenter", "backbones", "flow", "losses", "metrics"}
+WITHOUT_METHODS |= {"data", "inference", "report", "benchmark"}
+
+FORBIDDEN_NAMES = {"utils", "util", "common", "core", "misc", "helpers", "helper"}
+MAX_LINES = 450
+
+
+def name_of(path: Path) -> str:
+    """`vidseg.methods.tmanet` for src/vidseg/methods/tmanet.py."""
+    parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
+    return ".".join(part for part in parts if part != "__init__")
+
+
+@cache
+def tree_of(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
+
+
+def is_for_types_only(node: ast.stmt) -> bool:
+    return isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
+
+
+def imports_of(path: Path, *, top_only: bool = False) -> Iterator[tuple[str, int]]:
+    """The modules that a file imports when it runs, with the line of each."""
+    hidden = {
+        id(inner)
+        for node in ast.walk(tree_of(path))
+        if isinstance(node, ast.stmt) and is_for_types_only(node)
+        for inner in ast.walk(node)
+    }
+    nodes = tree_of(path).body if top_only else ast.walk(tree_of(path))
+    for node in nodes:
+        if id(node) in hidden:
+            continue
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield alias.name, node.lineno
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}:{node.lineno} import by the full name"
+            # `from vidseg import data` imports vidseg.data; elsewhere the module is enough.
+            for alias in node.names if node.module == "vidseg" else [None]:
+                suffix = f".{alias.name}" if alias else ""
+                yield f"{node.module}{suffix}", node.lineno
+
+
+def part_of(module: str) -> str:
+    """`methods` for vidseg.methods.tmanet; empty for vidseg itself and for other packages."""
+    names = module.split(".")
+    return names[1] if names[0] == "vidseg" and len(names) > 1 else ""
+
+
+def floor_of(part: str) -> int | None:
+    return next((floor for floor, parts in enumerate(FLOORS) if part in parts), None)
+
+
+@pytest.fixture(params=MODULES, ids=name_of)
+def module_path(request: pytest.FixtureRequest) -> Path:
+    return request.param
+
+
+def test_every_part_has_a_floor() -> None:
+    parts = {part_of(name_of(path)) for path in MODULES} - {""}
+    assert parts <= set().union(*FLOORS), "a new part: say in FLOORS what it may import"
+
+
+def test_imports_point_down() -> None:
+    wrong = []
+    for path in MODULES:
+        own = part_of(name_of(path))
+        if not own:
+            continue  # vidseg/__init__.py gathers the public names of every floor
+        for module, line in imports_of(path):
+            floor = floor_of(part_of(module))
+            if floor is not None and floor > (floor_of(own) or 0):
+                wrong.append(f"{path.relative_to(ROOT)}:{line} imports {module}")
+    assert not wrong, "\n".join(wrong)
+
+
+def test_parts_that_serve_every_method_name_none() -> None:
+    wrong = [
+        f"{path.relative_to(ROOT)}:{line} imports {module}"
+        for path in MODULES
+        if part_of(name_of(path)) in WITHOUT_METHODS
+        for module, line in imports_of(path)
+        if part_of(module) == "methods"
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
+def test_methods_do_not_import_each_other() -> None:
+    wrong = [
+        f"{path.relative_to(ROOT)}:{line} imports {module}"
+        for path in (PACKAGE / "methods").glob("*.py")
+        if path.name != "__init__.py"
+        for module, line in imports_of(path)
+        if part_of(module) == "methods"
+    ]
+    assert not wrong, "what two methods share belongs in layers/:\n" + "\n".join(wrong)
+
+
+def test_torchvision_stays_in_the_extras() -> None:
+    allowed = {"vidseg.flow.raft"}
+    wrong = [
+        f"{path.relative_to(ROOT)}:{line}"
+        for path in MODULES
+        if name_of(path) not in allowed
+        for module, line in imports_of(path)
+        if module.split(".")[0] in {"torchvision", "timm", "transformers"}
+    ]
+    assert not wrong, wrong
+
+
+def test_commands_import_nothing_heavy_at_the_top() -> None:
+    light = {*sys.stdlib_module_names, "typer", "rich"}
+    wrong = [
+        f"{path.relative_to(ROOT)}:{line} imports {module}"
+        for path in (PACKAGE / "cli").glob("*.py")
+        for module, line in imports_of(path, top_only=True)
+        if module.split(".")[0] not in light and part_of(module) not in {"cli", "suggest"}
+    ]
+    assert not wrong, "import it inside the command:\n" + "\n".join(wrong)
+
+
+def test_nothing_prints_exits_or_insists_on_cuda(module_path: Path) -> None:
+    for node in ast.walk(tree_of(module_path)):
+        if not isinstance(node, ast.Call):
+            continue
+        called = ast.unparse(node.func)
+        assert called not in {"print", "exit", "quit", "sys.exit", "os._exit"}, (
+            f"{module_path}:{node.lineno} calls {called}"
+        )
+        assert not called.endswith(".cuda"), f"{module_path}:{node.lineno}: use .to(device)"
+
+
+def test_public_names_have_docstrings(module_path: Path) -> None:
+    def missing(body: list[ast.stmt], prefix: str) -> Iterator[str]:
+        for node in body:
+            if not isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+                continue
+            if node.name.startswith("_"):
+                continue
+            if ast.get_docstring(node) is None:
+                yield f"{prefix}{node.name} (line {node.lineno})"
+            if isinstance(node, ast.ClassDef):
+                yield from missing(node.body, f"{prefix}{node.name}.")
+
+    tree = tree_of(module_path)
+    assert ast.get_docstring(tree) is not None, f"{module_path} does not say what it is for"
+    assert not list(missing(tree.body, ""))
+
+
+def test_files_are_short_and_named_for_what_they_hold(module_path: Path) -> None:
+    lines = len(module_path.read_text(encoding="utf-8").splitlines())
+    assert lines <= MAX_LINES, f"{module_path} has {lines} lines; look for two things in it"
+    assert not FORBIDDEN_NAMES & set(name_of(module_path).split("."))
+
+
+def test_methods_docs_and_recipes_agree() -> None:
+    from vidseg.methods import METHODS
+
+    pages = {path.stem for path in (ROOT / "docs" / "methods").glob("*.md")}
+    assert pages == set(METHODS), "one page in docs/methods for each entry of METHODS"
+
+    recipes = {path.stem: path.read_text() for path in (PACKAGE / "recipes").glob("*.yaml")}
+    models = {name: _model_of(yaml.safe_load(text)) for name, text in recipes.items()}
+    families = {name: model.partition("_")[0] for name, model in models.items()}
+    assert set(families.values()) <= set(METHODS), families
+    assert set(METHODS) == set(families.values()), "one recipe or more for each entry of METHODS"
+
+
+def _model_of(recipe: dict) -> str:
+    model = recipe["model"]
+    return model if isinstance(model, str) else model["name"]
+
+
+def test_public_names_are_few_and_exist() -> None:
+    import vidseg
+
+    assert len(vidseg.__all__) <= 15
+    for name in vidseg.__all__:
+        assert getattr(vidseg, name) is not None
+
+
+HEAVY = (
+    "cv2 av PIL pydantic yaml accelerate matplotlib rich typer click tensorboard huggingface_hub"
+)
+HEAVY += " safetensors scipy sklearn torchvision timm transformers"
+
+WITH_TORCH_ALONE = """
+import importlib, pkgutil, sys
+
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in {blocked!r}:
+            raise ImportError(name + " is not installed here")
+
+sys.meta_path.insert(0, Refuse())
+import vidseg
+for part in ("methods", "layers", "backbones", "losses", "metrics"):
+    package = importlib.import_module("vidseg." + part)
+    for module in pkgutil.walk_packages(package.__path__, package.__name__ + "."):
+        importlib.import_module(module.name)
+import torch
+from vidseg.segmenter import VideoSegmenter
+for family in vidseg.METHODS:
+    model = vidseg.create(family + "_tiny", num_classes=3).eval()
+    segmentation, memory = model(torch.zeros(1, 2, 3, 32, 32))
+    assert segmentation.labels().shape == (1, 2, 32, 32)
+"""
+
+
+def run_python(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, *arguments],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+
+
+def test_models_losses_and_metrics_need_torch_and_numpy_alone() -> None:
+    result = run_python("-c", WITH_TORCH_ALONE.format(blocked=set(HEAVY.split())))
+    assert result.returncode == 0, result.stderr
+
+
+def test_help_is_fast_and_does_not_import_torch() -> None:
+    walls_s = []
+    for _ in range(3):  # the best of three: other work on the machine is not the command's fault
+        started_s = time.monotonic()
+        result = run_python("-X", "importtime", "-m", "vidseg.cli.main", "--help")
+        walls_s.append(time.monotonic() - started_s)
+        assert result.returncode == 0, result.stderr
+        if walls_s[-1] < 1:
+            break
+    imported = set(re.findall(r"\|\s+(\w+)$", result.stderr, flags=re.MULTILINE))
+    assert "typer" in imported
+    assert not imported & {"torch", "numpy", "cv2", "av", "pydantic", "matplotlib", "accelerate"}
+    assert min(walls_s) < 2, walls_s
+
+
+def test_every_command_has_a_module() -> None:
+    from vidseg.cli.main import COMMANDS, load_command
+
+    for name, module in COMMANDS.items():
+        importlib.import_module(module)
+        assert load_command(name).name == name
