@@ -169,6 +169,8 @@ def test_a_run_folder_is_not_taken_by_another_run(tmp_path: Path) -> None:
         path.write_text(yaml.safe_dump(RECIPE))
     run = tmp_path / "run"
     prepare(run, resolve(recipe, [], run, resume=False), resume=False)
+    prepare(run, resolve(recipe, [], run, resume=False), resume=False)  # it has not begun
+    (run / "metrics.jsonl").write_text('{"step": 1}\n')
     with pytest.raises(FileExistsError, match="add --resume"):
         prepare(run, resolve(recipe, [], run, resume=False), resume=False)
     with pytest.raises(ValueError, match="holds a run of 'mine', not of 'other'"):

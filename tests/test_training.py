@@ -11,10 +11,10 @@ import pytest
 import torch
 from torch import nn
 
-import vidseg.training.loop as loop
+import vidseg.training.step as step_module
 from vidseg.training.config import OptimiserConfig, override, validate
 from vidseg.training.folder import read_metrics
-from vidseg.training.loop import NonFiniteLoss, build_model, draw_seed, train
+from vidseg.training.loop import NonFiniteLoss, train
 from vidseg.training.optimiser import (
     average_decay,
     parameter_groups,
@@ -23,6 +23,7 @@ from vidseg.training.optimiser import (
 )
 from vidseg.training.samples import StepSampler, open_source, training_snippets, window_fps
 from vidseg.training.schedule import polynomial_rate
+from vidseg.training.step import build_model, draw_seed
 
 VALUES = {
     "name": "tiny",
@@ -254,7 +255,7 @@ def test_fp16_without_a_gpu_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("what", ["loss", "gradient"])
 def test_a_non_finite_loss_stops_before_the_step(tmp_path, monkeypatch, what) -> None:
     taken: list[dict[str, torch.Tensor]] = []
-    honest = loop.cross_entropy
+    honest = step_module.cross_entropy
 
     def broken(logits, labels, **options):
         taken.append({})
@@ -264,7 +265,7 @@ def test_a_non_finite_loss_stops_before_the_step(tmp_path, monkeypatch, what) ->
         factor = torch.tensor(float("nan")) if what == "loss" else _InfiniteSlope.apply(value)
         return value * factor if what == "loss" else factor
 
-    monkeypatch.setattr(loop, "cross_entropy", broken)
+    monkeypatch.setattr(step_module, "cross_entropy", broken)
     with pytest.raises(NonFiniteLoss, match=f"the {what} is not finite at step 2") as error:
         train(config_with("checkpoint.every=1", "iterations=3"), tmp_path / "run")
     assert str(error.value).count("street_") == 4

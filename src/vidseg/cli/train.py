@@ -1,21 +1,24 @@
 """`vidseg train`: a recipe, overrides, a run folder."""
 
+import inspect
 import os
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-EPILOG = """
+EXAMPLES = """
 Examples:
 
-    vidseg train fcn_tiny_synthetic
-
-    vidseg train tmanet_mobilenetv2_camvid360 data.root=~/camvid iterations=2000 --out runs/first
-
-    vidseg train runs/first --resume
-
-    torchrun --nproc-per-node 4 -m vidseg.cli.main train tmanet_r50_cityscapes
+\b
+  vidseg train fcn_tiny_synthetic
+      no data needed; two minutes on a CPU
+  vidseg train tmanet_mobilenetv2_camvid360 data.root=~/camvid iterations=2000 --out runs/first
+      your folder, your length, your name
+  vidseg train runs/first --resume
+      go on after Ctrl-C, a kill, a power cut
+  torchrun --nproc-per-node 4 -m vidseg.cli.main train tmanet_r50_cityscapes
+      four GPUs
 """
 
 
@@ -30,7 +33,7 @@ def train(
     overrides: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[KEY=VALUE]...",
+            metavar="KEY=VALUE",
             help="Values over those of the recipe, such as optimiser.lr=1e-3 or "
             "data.crop=[360,480]. They win over everything, also over a stored run's config.",
         ),
@@ -71,7 +74,7 @@ def train(
     return _run(config, out, resume)
 
 
-train.__doc__ = (train.__doc__ or "") + EPILOG
+train.__doc__ = f"{inspect.cleandoc(train.__doc__ or '')}\n{EXAMPLES}"
 
 
 def _name(values: dict[str, Any], overrides: list[str] | None) -> str:

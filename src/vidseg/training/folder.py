@@ -120,16 +120,16 @@ def prepare(folder: Path, config: TrainingConfig, *, resume: bool) -> list[str]:
         The differences to the stored config, one line each.
 
     Raises:
-        FileExistsError: there is a run in it and `resume` is false.
+        FileExistsError: a run has begun in it and `resume` is false.
     """
     stored = folder / "config.yaml"
-    if stored.is_file() and not resume:
+    if not resume and (read_metrics(folder) or list(folder.glob("checkpoints/*"))):
         raise FileExistsError(
             f"{folder} holds a run already; add --resume to go on with it, or choose another --out"
         )
     folder.mkdir(parents=True, exist_ok=True)
     changes: list[str] = []
-    if stored.is_file():
+    if resume and stored.is_file():
         before = validate(parse_yaml(stored.read_text(encoding="utf-8")))
         changes = [f"{k}: {a} -> {b}" for k, (a, b) in differences(before, config).items()]
         if changes:

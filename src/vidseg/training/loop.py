@@ -11,28 +11,23 @@ import json
 import logging
 import math
 import os
-import signal
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs
 from accelerate.state import AcceleratorState
 from accelerate.utils import ProjectConfiguration
 from torch import Tensor, nn
 
-from vidseg import methods, weights
-from vidseg.backbones.mobilenet import unfold_batch_norm
+from vidseg import weights
 from vidseg.data import VideoDataset
-from vidseg.losses.segmentation import cross_entropy
 from vidseg.segmenter import VideoSegmenter
 from vidseg.training.checkpoint import Checkpoints, RunLock, write_text, write_with
-from vidseg.training.config import LossConfig, ModelConfig, TrainingConfig
+from vidseg.training.config import TrainingConfig
 from vidseg.training.folder import Metrics, environment, prepare
 from vidseg.training.optimiser import (
     average_decay,
@@ -43,15 +38,16 @@ from vidseg.training.optimiser import (
     set_training,
     update_average,
 )
+from vidseg.training.pace import Pace, StopSignal
 from vidseg.training.samples import (
     StepSampler,
     make_loader,
     open_source,
-    plain_frames,
     training_clips,
     window_fps,
 )
 from vidseg.training.schedule import polynomial_rate
+from vidseg.training.step import TrainingStep, build_model, draw_seed
 from vidseg.training.validation import validate
 
 log = logging.getLogger("vidseg.training")
@@ -114,7 +110,7 @@ def train(
         if accelerator.is_main_process:
             _take(folder, config, resume, stack)
         accelerator.wait_for_everyone()
-        stop = stack.enter_context(_StopSignal())
+        stop = stack.enter_context(StopSignal())
         run = _Run(config, folder, accelerator, resume=resume)
         for step in range(run.start, config.iterations):
             record = run.step(step, stop.asked)
@@ -126,53 +122,9 @@ def train(
             if is_end or is_stopped or done % config.checkpoint.every == 0:
                 run.save(done)
             if is_stopped and not is_end:
-                log.info("stopped at step %d; add --resume to go on with %s", done, folder)
+                log.info("stopped at step %d; the checkpoint is written", done)
                 raise KeyboardInterrupt
         return run.finish()
-
-
-class TrainingStep(nn.Module):
-    """The model with its loss as one module: what DDP and autocast see.
-
-    Args:
-        model: the segmenter.
-        loss: weights and average.
-    """
-
-    def __init__(self, model: VideoSegmenter, loss: LossConfig) -> None:
-        super().__init__()
-        self.model = model
-        self.loss = loss
-        self.class_weights: Tensor | None
-        weights_ = None if loss.class_weights is None else torch.tensor(loss.class_weights)
-        self.register_buffer("class_weights", weights_, persistent=False)
-
-    def forward(self, frames: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        """Losses of a batch of windows.
-
-        Args:
-            frames: (B, T, 3, H, W), normalised.
-            labels: (B, H, W) of the last frames.
-
-        Returns:
-            "loss", the weighted sum, and its terms "main" and one for each auxiliary output.
-        """
-        segmentation, _ = self.model(frames, readout="last")
-        terms = {
-            name: cross_entropy(
-                logits[:, -1].float(),
-                labels,
-                align_corners=segmentation.align_corners,
-                weight=self.class_weights,
-                average=self.loss.average,
-            )
-            for name, logits in {"main": segmentation.logits, **segmentation.aux}.items()
-        }
-        total = terms["main"]
-        for name, term in terms.items():
-            if name != "main":
-                total = total + self.loss.aux_weight * term
-        return {"loss": total, **terms}
 
 
 class _Run:
@@ -231,7 +183,7 @@ class _Run:
         )
         pin = accelerator.device.type == "cuda"
         self.batches = iter(make_loader(self.clips, sampler, config.workers, pin))
-        self.pace = _Pace(config.batch_size)
+        self.pace = Pace(config.batch_size)
 
     def step(self, step: int, is_stop_asked: bool) -> dict[str, float]:
         """One optimiser step; -> its record. Nothing is changed where the loss is not finite."""
@@ -380,127 +332,6 @@ class _Run:
         write_with(path, lambda part: weights.save(model, part, figures=figures))
 
 
-class _Pace:
-    """Means of the records since the last line of the log, and the speed."""
-
-    def __init__(self, batch_size: int) -> None:
-        self.batch_size = batch_size
-        self.total_steps, self.total_s = 0, 0.0
-        self._reset()
-
-    def _reset(self) -> None:
-        self.records: list[dict[str, float]] = []
-        self.waited_s = 0.0
-        self.since_s = time.perf_counter()
-
-    def add(self, record: dict[str, float]) -> None:
-        self.records.append(record)
-
-    @contextlib.contextmanager
-    def waiting(self) -> Iterator[None]:
-        """Time spent on waiting for data."""
-        begin_s = time.perf_counter()
-        yield
-        self.waited_s += time.perf_counter() - begin_s
-
-    @contextlib.contextmanager
-    def paused(self) -> Iterator[None]:
-        """Time that does not count."""
-        begin_s = time.perf_counter()
-        yield
-        self.since_s += time.perf_counter() - begin_s
-
-    @property
-    def samples_per_s(self) -> float:
-        passed_s = max(time.perf_counter() - self.since_s, 1e-9)
-        return len(self.records) * self.batch_size / passed_s
-
-    def take(self) -> dict[str, float]:
-        """The mean record, and begin anew."""
-        names = [name for name in self.records[-1] if name not in ("step", "lr")]
-        count = len(self.records)
-        mean = {name: sum(record[name] for record in self.records) / count for name in names}
-        last = self.records[-1]
-        speed = {"samples_per_s": self.samples_per_s, "waited_s": self.waited_s / count}
-        self._reset()
-        return {"step": last["step"], **mean, "lr": last["lr"], **speed}
-
-
-class _StopSignal:
-    """Turns the first Ctrl-C or SIGTERM into a wish; the second one acts at once."""
-
-    def __init__(self) -> None:
-        self.asked = False
-        self._before: dict[int, Any] = {}
-
-    def __enter__(self) -> "_StopSignal":
-        with contextlib.suppress(ValueError):  # only the main thread may set handlers
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self._before[number] = signal.signal(number, self._ask)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def _ask(self, number: int, frame: object) -> None:
-        del frame
-        self.asked = True
-        signal.signal(number, self._before[number])
-        log.info("finishing this step and writing a checkpoint; again to stop at once")
-
-
-def build_model(
-    config: TrainingConfig, dataset: VideoDataset, *, is_restored: bool = False
-) -> VideoSegmenter:
-    """The model of a config before its first step, on the CPU.
-
-    Args:
-        config: `model`, `data.mean`, `data.std` and `seed` count.
-        dataset: gives the classes.
-        is_restored: the weights will come from a checkpoint, so none are read here.
-
-    Raises:
-        ValueError: an unknown model or option; weights that do not fit.
-        FileNotFoundError: a file of weights is missing.
-    """
-    spec = config.model
-    torch.manual_seed(config.seed)
-    options = dict(spec.options)
-    if spec.backbone_weights is not None and not is_restored:
-        options["backbone_weights"] = spec.backbone_weights
-    model = methods.create(spec.name, num_classes=dataset.num_classes, **options)
-    card = replace(
-        model.card,
-        classes=tuple(dataset.classes),
-        palette=tuple((int(r), int(g), int(b)) for r, g, b in dataset.palette),
-        mean=config.data.mean or model.card.mean,
-        std=config.data.std or model.card.std,
-    )
-    model.card = card
-    if is_restored:
-        return model
-    if spec.initial_weights is not None:
-        _take_over(model, spec)
-    if spec.unfold_bn:
-        unfold_batch_norm(model.backbone, plain_frames(dataset, model, spec.unfold_bn))  # pyright: ignore[reportArgumentType]
-    return model
-
-
-def _take_over(model: VideoSegmenter, spec: ModelConfig) -> None:
-    path = Path(spec.initial_weights or "").expanduser()
-    tensors, _ = weights.load_file(path)
-    ours = model.state_dict()
-    fitting = {k: t for k, t in tensors.items() if k in ours and ours[k].shape == t.shape}
-    if not fitting:
-        raise ValueError(
-            f"no tensor of {path} fits {spec.name} by name and shape; give weights of a model "
-            "with the same backbone"
-        )
-    model.load_state_dict(fitting, strict=False)
-    log.info("took %d of %d tensors from %s", len(fitting), len(ours), path)
-
-
 def _open_validation(config: TrainingConfig, dataset: VideoDataset) -> VideoDataset:
     if not config.validation.every:
         return dataset
@@ -511,11 +342,6 @@ def _open_validation(config: TrainingConfig, dataset: VideoDataset) -> VideoData
             f"{found.num_classes}; train and validate with the same protocol"
         )
     return found
-
-
-def draw_seed(seed: int, step: int, part: int, rank: int) -> int:
-    """The seed of what the model draws (dropout) in one batch of one process."""
-    return int(np.random.SeedSequence([seed, step, part, rank]).generate_state(1, np.uint64)[0])
 
 
 def _take(folder: Path, config: TrainingConfig, resume: bool, stack: contextlib.ExitStack) -> None:
