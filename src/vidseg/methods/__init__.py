@@ -97,11 +97,11 @@ def _find(name_or_path: str | Path | None) -> Path:
         return DEFAULT_WEIGHTS
     path = Path(name_or_path)
     if path.is_dir():
-        for candidate in (path / "best.safetensors", path / "model.safetensors"):
-            if candidate.is_file():
-                return candidate
+        for name in ("best.safetensors", "last.safetensors", "model.safetensors"):
+            if (path / name).is_file():
+                return path / name
         raise FileNotFoundError(
-            f"the folder {path} holds no best.safetensors or model.safetensors; "
+            f"the folder {path} holds no best.safetensors, last.safetensors or model.safetensors; "
             "has the run finished its first validation?"
         )
     if path.is_file() and path.suffix == ".safetensors":
