@@ -1,0 +1,272 @@
+"""Train, evaluate, write: the demo from end to end. Nothing is downloaded.
+
+Both networks see the same number of training steps: the first half is one run of the per-frame
+network, from whose weights both go on for as many steps again, on the same samples.
+"""
+
+import json
+import os
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+
+from vidseg import weights
+from vidseg.data import VideoDataset, open_dataset
+from vidseg.demo.page import demo_page, write_overlay
+from vidseg.inference.evaluate import evaluate
+from vidseg.inference.evaluation import Evaluation, Observed
+from vidseg.inference.steadiness import Steadiness
+from vidseg.segmenter import VideoSegmenter
+from vidseg.training.config import TrainingConfig, load_config
+from vidseg.training.loop import train
+
+TWIN, VIDEO = "fcn_tiny", "tmanet_tiny"
+HELD_OUT = {"num_videos": 8, "num_frames": 24}
+
+
+class Meter(Protocol):
+    """Counts what is done."""
+
+    def advance(self, count: int = 1, note: str = "") -> None:
+        """Say that `count` more are done."""
+        ...
+
+
+class Stage(Protocol):
+    """Makes the meter of one stage; `vidseg.cli.console.progress` is one."""
+
+    def __call__(
+        self, description: str, total: int | None = None, *, unit: str = ""
+    ) -> AbstractContextManager[Meter]:
+        """Begin a stage."""
+        ...
+
+
+@dataclass
+class Run:
+    """One network of the demo and what became of it.
+
+    Attributes:
+        name: of the architecture.
+        model: the network, trained.
+        losses: (step, loss) over all of its training, the shared half included.
+        evaluation: figures on the held-out videos.
+        temporal: how steady its labels are, `Steadiness.summary()`.
+        labels: its label maps by video and frame.
+    """
+
+    name: str
+    model: VideoSegmenter
+    losses: list[tuple[float, float]]
+    evaluation: Evaluation
+    temporal: dict[str, Any]
+    labels: dict[tuple[str, int], np.ndarray]
+
+    @property
+    def parameters(self) -> int:
+        """Count, without the auxiliary head, which only training uses."""
+        named = self.model.named_parameters()
+        return sum(p.numel() for name, p in named if not name.startswith("auxiliary_head."))
+
+
+@dataclass(frozen=True)
+class Demo:
+    """What the demo leaves.
+
+    Attributes:
+        twin: the per-frame network.
+        video: the video network.
+        dataset: the held-out videos.
+        iterations: training steps of each network.
+        seed: of everything.
+        seconds: wall time of training and evaluation.
+    """
+
+    twin: Run
+    video: Run
+    dataset: VideoDataset
+    iterations: int
+    seed: int
+    seconds: float
+
+    def summary(self) -> dict[str, Any]:
+        """The figures as plain values."""
+        return {
+            "iterations_of_each": self.iterations,
+            "seed": self.seed,
+            "seconds": self.seconds,
+            **{
+                run.name: {
+                    "parameters": run.parameters,
+                    **run.evaluation.summary(),
+                    "temporal": run.temporal,
+                }
+                for run in (self.twin, self.video)
+            },
+        }
+
+
+def run_demo(
+    folder: Path | str,
+    *,
+    iterations: int = 600,
+    seed: int = 0,
+    stage: Stage | None = None,
+    overrides: tuple[str, ...] = (),
+) -> Demo:
+    """Train both networks, evaluate them on streets they have not seen, write what came out.
+
+    Args:
+        folder: is made; report.html, overlay.mp4, metrics.json and the weights of both networks
+            are written there, over those of an earlier demo.
+        iterations: training steps of each network; the first half of them is shared.
+        seed: of the networks, the samples and the streets.
+        stage: shows progress.
+        overrides: `key=value` words over both recipes, as for `vidseg train`.
+
+    Returns:
+        The figures.
+
+    Raises:
+        ValueError: `iterations` is below 2, or an override is wrong.
+        OSError: the folder cannot be written.
+    """
+    if iterations < 2:
+        raise ValueError(f"iterations must be at least 2, one for each half, got {iterations}")
+    begin_s = time.monotonic()
+    stage = stage or (lambda *_, **__: nullcontext(_Silent()))
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    with _one_thread(), tempfile.TemporaryDirectory(prefix="vidseg-demo-") as scratch:
+        training = _Training(Path(scratch), iterations, seed, overrides, stage)
+        shared, before = training.half(TWIN, "training 1 of 3 (shared half)", None)
+        half = training.steps(None)
+        continued = {
+            name: training.half(name, f"training {place} of 3 ({name})", shared)
+            for place, name in ((2, TWIN), (3, VIDEO))
+        }
+        dataset = held_out(training.config(TWIN, None), seed)
+        runs = {}
+        for name, (path, losses) in continued.items():
+            later = [(half + step, loss) for step, loss in losses]
+            runs[name] = _evaluated(name, path, [*before, *later], dataset, stage)
+            weights.save(runs[name].model, folder / f"{name}.safetensors")
+    seconds = time.monotonic() - begin_s
+    demo = Demo(runs[TWIN], runs[VIDEO], dataset, iterations, seed, seconds)
+    _write_record(folder / "metrics.json", demo)
+    with stage("writing overlay.mp4", dataset.num_frames, unit="frames") as meter:
+        write_overlay(folder / "overlay.mp4", demo, meter.advance)
+    demo_page(demo).write(folder / "report.html")
+    return demo
+
+
+def held_out(config: TrainingConfig, seed: int) -> VideoDataset:
+    """Streets of the size that was trained on, of a split that shares no street with it."""
+    options = {**config.data.options, **HELD_OUT, "seed": seed}
+    return open_dataset("synthetic", None, "test", **options)
+
+
+class _Training:
+    """Trains a network for half of the steps, from nothing or from weights."""
+
+    def __init__(
+        self,
+        scratch: Path,
+        iterations: int,
+        seed: int,
+        overrides: tuple[str, ...],
+        stage: Stage,
+    ) -> None:
+        self.scratch, self.iterations, self.seed = scratch, iterations, seed
+        self.overrides, self.stage = overrides, stage
+
+    def steps(self, initial: Path | None) -> int:
+        first = self.iterations // 2
+        return first if initial is None else self.iterations - first
+
+    def config(self, name: str, initial: Path | None) -> TrainingConfig:
+        steps = self.steps(initial)
+        words = [
+            f"iterations={steps}",
+            # The second half draws its samples anew, the same for both networks.
+            f"seed={2 * self.seed + (initial is not None)}",
+            f"data.options.seed={self.seed}",
+            f"checkpoint.every={steps}",
+            "validation.every=0",
+            "trackers=[]",
+            "workers=1",
+            *([] if initial is None else [f"model.initial_weights={json.dumps(str(initial))}"]),
+            *self.overrides,
+        ]
+        return load_config(f"{name}_synthetic", words)
+
+    def half(
+        self, name: str, description: str, initial: Path | None
+    ) -> tuple[Path, list[tuple[float, float]]]:
+        config = self.config(name, initial)
+        losses: list[tuple[float, float]] = []
+        with self.stage(description, config.iterations, unit="steps") as meter:
+
+            def report(record: dict[str, Any]) -> None:
+                losses.append((record["step"], record["loss"]))
+                meter.advance(1, f"loss {record['loss']:.2f}")
+
+            half = "shared" if initial is None else "own"
+            trained = train(config, self.scratch / f"{name}-{half}", report=report)
+        return trained.weights, losses
+
+
+def _evaluated(
+    name: str,
+    path: Path,
+    losses: list[tuple[float, float]],
+    dataset: VideoDataset,
+    stage: Stage,
+) -> Run:
+    from vidseg.methods import load
+
+    model = load(path)
+    steadiness = Steadiness(dataset, "exact")
+    labels: dict[tuple[str, int], np.ndarray] = {}
+    with stage(f"evaluating {name}", dataset.num_frames, unit="frames") as meter:
+
+        def observe(frame: Observed) -> None:
+            steadiness(frame)
+            labels[frame.video.name, frame.frame_index] = frame.labels
+            meter.advance()
+
+        evaluation = evaluate(model, dataset, observe=observe)
+    return Run(name, model, losses, evaluation, steadiness.summary(), labels)
+
+
+class _Silent:
+    def advance(self, count: int = 1, note: str = "") -> None:
+        pass
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """One thread for the network and one process for its samples: networks this small gain nothing
+    from more, and lose much on a busy machine."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _write_record(path: Path, demo: Demo) -> None:
+    partial = path.with_name(path.name + ".partial")
+    with partial.open("w", encoding="utf-8") as file:
+        json.dump(demo.summary(), file, indent=2)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
