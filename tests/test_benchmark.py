@@ -1,0 +1,181 @@
+"""What `vidseg benchmark` measures: counts by hand, turns of all sides, memory that is used."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from torch import nn
+
+from vidseg.benchmark import Benchmark, Timing, benchmark, count_macs, peak_extra_bytes
+from vidseg.cli.main import main
+from vidseg.cli.sizes import parse_size, parse_sliding
+from vidseg.methods import create
+from vidseg.segmenter import PerFrame
+
+SIZE = (64, 96)
+
+
+def test_macs_of_a_convolution_are_counted_by_hand():
+    model = PerFrame(nn.Conv2d(3, 5, 3, padding=1), num_classes=5)
+    assert count_macs(model, (8, 10)) == {
+        "encode": 8 * 10 * 5 * 3 * 3 * 3,
+        "fuse": 0,
+        "decode": 0,
+        "remember": 0,
+    }
+
+
+def test_attention_is_counted():
+    """Both products of attention grow with the square of the map, everything else with the map."""
+    model = create("tmanet_tiny", num_classes=5)
+    small, large = (count_macs(model, size)["fuse"] for size in ((64, 64), (128, 128)))
+    pixels, slots, width = 64, model.window_length - 1, 16  # h w of the small map, T, value width
+    attention = 2 * pixels * slots * pixels * width
+    assert large - 4 * small == (16 - 4) * attention
+
+
+def test_counting_needs_no_data_and_leaves_the_model_alone():
+    model = create("fcn_tiny", num_classes=5)
+    count_macs(model, (2048, 4096))
+    assert {p.device.type for p in model.parameters()} == {"cpu"}
+    assert model.training
+
+
+def test_every_side_is_measured_in_every_turn():
+    model, twin = create("tmanet_tiny", num_classes=5), create("fcn_tiny", num_classes=5)
+    turns = []
+    result = benchmark(
+        model,
+        SIZE,
+        name="tmanet_tiny",
+        twin=twin,
+        twin_name="fcn_tiny",
+        num_frames=3,
+        warm_up=1,
+        progress=lambda done, total: turns.append((done, total)),
+    )
+    assert turns == [(i, 4) for i in range(1, 5)]
+    assert set(result.timings) == {"stream", "clip", "window", "twin"}
+    assert all(len(timing.milliseconds) == 3 for timing in result.timings.values())
+    assert result.window_length == 3
+    memory_frames, channels = 2, model.head.memory_key[0][0].conv.in_channels
+    assert result.memory_bytes == memory_frames * channels * 8 * 12 * 4
+    assert result.parameters == sum(p.numel() for p in model.parameters())
+    assert result.twin_macs == sum(count_macs(twin, SIZE).values())
+    summary = result.summary()
+    json.dumps(summary, allow_nan=False)
+    assert summary["timings"]["window"]["ratio_to_stream"] == result.ratio("window")
+
+
+def test_the_stream_is_in_its_steady_state(monkeypatch):
+    model = create("tmanet_tiny", num_classes=5)
+    seen = []
+    step = type(model).remember
+
+    def remember(self, memory, feature, fused):
+        seen.append(memory.frames_seen)
+        return step(self, memory, feature, fused)
+
+    monkeypatch.setattr(type(model), "remember", remember)
+    benchmark(model, SIZE, num_frames=2, warm_up=0)
+    # The first window starts the stream; its steps then all see a full memory.
+    assert 2 in seen
+    assert seen[:3] == [0, 1, 2]
+
+
+def test_ratios_are_medians_over_turns():
+    timings = {
+        "stream": Timing((1.0, 10.0, 2.0), (1.0, 1.0, 1.0)),
+        "window": Timing((4.0, 50.0, 6.0), (2.0, 3.0, 9.0)),
+    }
+    result = Benchmark("m", SIZE, "cpu", 1, "fp32", 3, timings, {"encode": 1}, 1, 1)
+    assert result.ratio("window") == 4.0  # of 4, 5 and 3
+    assert result.cpu_ratio("window") == 3.0
+    assert result.ratio("stream") == 1.0
+
+
+def test_percentiles_and_rates():
+    timing = Timing(tuple(float(i) for i in range(1, 101)))
+    assert timing.median_ms == 50.5
+    assert timing.p95_ms == 95.0
+    assert timing.fps == pytest.approx(1e3 / 50.5)
+    assert timing.cpu_median_ms is None
+
+
+def test_peak_memory_sees_what_is_freed_again():
+    size_bytes = 64 * 2**20
+
+    def run() -> None:
+        torch.ones(size_bytes // 4).sum()
+
+    peak = peak_extra_bytes(run, torch.device("cpu"))
+    if peak is None:
+        pytest.skip("this system does not tell the peak of a process")
+    assert 0.9 * size_bytes < peak < 1.5 * size_bytes
+
+
+@pytest.mark.parametrize(
+    ("size", "options", "message"),
+    [
+        ((0, 5), {}, "size must be"),
+        (SIZE, {"num_frames": 0}, "num_frames must be"),
+        (SIZE, {"warm_up": -1}, "warm_up must be"),
+        (SIZE, {"precision": "fp8"}, "precision must be"),
+    ],
+)
+def test_wrong_arguments_are_refused(size, options, message):
+    with pytest.raises(ValueError, match=message):
+        benchmark(create("fcn_tiny", num_classes=5), size, **options)
+
+
+def test_sizes_are_height_by_width():
+    assert parse_size("256x512") == (256, 512)
+    assert parse_sliding("769x769/513x513") == ((769, 769), (513, 513))
+    assert parse_sliding("480x640") == ((480, 640), None)
+    for text in ("256", "256x", "0x5", "a by b", "-4x5"):
+        with pytest.raises(ValueError, match="--size wants HEIGHTxWIDTH"):
+            parse_size(text)
+
+
+def test_command_writes_json(capsys):
+    words = "--quiet benchmark tmanet_tiny --size 64x96 --frames 2 --warm-up 0 --classes 5 --json"
+    with pytest.raises(SystemExit) as leaving:
+        main([*words.split(), "--option", "memory_frames=3"])
+    assert not leaving.value.code
+    result = json.loads(capsys.readouterr().out)
+    assert result["model"] == "tmanet_tiny"
+    assert result["twin"] == "fcn_tiny"
+    assert result["window_frames"] == 4
+    assert set(result["timings"]) == {"stream", "clip", "window", "twin"}
+
+
+def test_command_shows_a_table_and_leaves_out_the_twin_of_a_per_frame_model(capsys):
+    with pytest.raises(SystemExit) as leaving:
+        main(
+            [
+                "benchmark",
+                "fcn_tiny",
+                "--size",
+                "64x96",
+                "--frames",
+                "1",
+                "--warm-up",
+                "0",
+                "--classes",
+                "5",
+            ]
+        )
+    assert not leaving.value.code
+    out = capsys.readouterr().out
+    assert "ms/frame" in out
+    assert "GMACs per frame" in out
+    assert "twin" not in out
+
+
+def test_command_names_what_is_wrong(capsys):
+    with pytest.raises(SystemExit) as leaving:
+        main(["benchmark", "tmanet_tyni", "--size", "64x96"])
+    assert leaving.value.code == 1
+    assert "did you mean 'tmanet_tiny'" in capsys.readouterr().err
