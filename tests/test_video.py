@@ -76,23 +76,23 @@ def test_a_jump_is_frame_exact(videos: Path, name: str) -> None:
         assert (frame.index, number_of(frame.image)) == (k, k)
 
 
-def test_jumps_go_to_a_keyframe_and_do_not_decode_from_the_start(
-    videos: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("name", sorted(set(FILES) - {"one_keyframe.mp4"}))
+def test_a_jump_goes_to_a_keyframe_and_does_not_decode_all(
+    videos: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    found = []
+    begun_at = []
+    decode = packets.decode
 
-    def spy(*arguments):
-        found.append(seek(*arguments))
-        return found[-1]
+    def spy(packets_of_file, stream, number):
+        begun_at.append(number)
+        return decode(packets_of_file, stream, number)
 
-    seek = packets._seek
-    monkeypatch.setattr(packets, "_seek", spy)
-    for name in FILES:
-        if name != "one_keyframe.mp4":
-            with read_video(videos / name, start=170 / 30) as reader:
-                next(reader)
-    assert len(found) == len(FILES) - 1
-    assert all(keyframe is not None and keyframe[0] > 0 for keyframe in found)
+    monkeypatch.setattr(packets, "decode", spy)
+    with read_video(videos / name, start=170 / 30) as reader:
+        next(reader)
+    # A look at the first frames, and then the keyframe.
+    assert len(begun_at) == 2
+    assert begun_at[0] == 0 < begun_at[1]
 
 
 def test_start_end_and_every_choose_frames(videos: Path) -> None:
@@ -127,6 +127,9 @@ def test_times_of_a_varying_rate_come_from_the_file(tmp_path: Path) -> None:
         assert [number_of(frame.image) for frame in reader] == [4, 5, 6, 7]
 
 
+@pytest.mark.skipif(
+    not hasattr(av.VideoStream, "set_display_rotation"), reason="this PyAV writes no rotation"
+)
 def test_a_phone_held_upright_gives_upright_frames(tmp_path: Path) -> None:
     path = make_video(tmp_path / "upright.mp4", 2, rotation=90)
     with read_video(path) as reader:
@@ -284,7 +287,7 @@ def test_what_is_written_reads_back(tmp_path: Path) -> None:
     with read_video(path) as reader:
         assert reader.fps == Fraction(30000, 1001)
         for frame, block in zip(reader, blocks, strict=True):
-            assert np.abs(frame.image - block).mean() < 6
+            assert np.abs(frame.image - block).mean() < 8
     assert [p.name for p in tmp_path.iterdir()] == ["out.mp4"]
 
 

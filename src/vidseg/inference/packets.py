@@ -1,8 +1,9 @@
 """Exact access to the frames of a video file: an index of its packets, and counting.
 
 Timestamps are not trusted for this: MXF files with B-frames carry them in decoding order. Every
-packet gets its number, the decoder hands the number on to the frame, and so it is known how many
-frames come before any keyframe, whether or not the decoder drops frames that it cannot build.
+packet gets its number in the place of a timestamp and the decoder hands it on to the frame, so it
+is known how many frames come before any keyframe, whether or not the decoder drops frames that it
+cannot build.
 """
 
 from __future__ import annotations
@@ -195,13 +196,13 @@ def decode(
                 damage = "a packet is cut short or damaged"
                 break
             if packet.size and not packet.is_discard:
-                packet.opaque = number
+                packet.pts = packet.dts = number  # the decoder hands it on to the frame
                 number += 1
             for frame in packet.decode():
                 if frame.is_corrupt and is_running:
                     raise DamagedError("a frame is damaged")
                 is_running = is_running or not frame.is_corrupt
-                yield frame.opaque, frame  # pyright: ignore[reportAttributeAccessIssue]
+                yield frame.pts, frame
     except FFmpegError as error:
         damage = error.strerror
     if damage is not None:
@@ -217,7 +218,7 @@ def _drain(stream: VideoStream) -> Iterator[tuple[Any, VideoFrame]]:
         for frame in stream.decode(None):
             if frame.is_corrupt:
                 return
-            yield frame.opaque, frame  # pyright: ignore[reportAttributeAccessIssue]
+            yield frame.pts, frame
 
 
 def _count_on(
@@ -234,10 +235,10 @@ def _count_on(
         if count < SETTLE_FRAMES:
             seen.add(number)
         if count == SETTLE_FRAMES - 1:
-            settled = range(keyframe + REORDER_FRAMES, keyframe + SETTLE_FRAMES - REORDER_FRAMES)
-            if not seen.issuperset(settled):
-                return  # not one frame per packet: counting would be wrong
-            dropped = _missing(seen, keyframe) - leading
+            missing = _missing(seen, keyframe)
+            if missing is None:
+                return
+            dropped = missing - leading
         if count >= SETTLE_FRAMES - 1:
             yield keyframe + count + dropped, frame
 
@@ -250,11 +251,17 @@ def _count_leading(container: InputContainer, stream: VideoStream) -> int | None
             seen = {number for number, _ in frames}
         except DamagedError:
             return None
-    settled = range(REORDER_FRAMES, SETTLE_FRAMES - REORDER_FRAMES)
-    return _missing(seen, 0) if seen.issuperset(settled) else None
+    return _missing(seen, 0)
 
 
-def _missing(seen: set[Any], keyframe: int) -> int:
+def _missing(seen: set[Any], keyframe: int) -> int | None:
+    """How many packets just after a keyframe gave none of the first frames.
+
+    None where it is not one frame a packet, so that counting would be wrong.
+    """
+    settled = range(keyframe + REORDER_FRAMES, keyframe + SETTLE_FRAMES - REORDER_FRAMES)
+    if len(seen) != SETTLE_FRAMES or None in seen or not seen.issuperset(settled):
+        return None
     return sum(k not in seen for k in range(keyframe, keyframe + REORDER_FRAMES))
 
 

@@ -61,7 +61,6 @@ def open_video(address: str, name: str, **options: Any) -> tuple[InputContainer,
         container.close()
         raise ValueError(f"no decoder for the video in {name}")
     stream.thread_type = "AUTO"
-    stream.codec_context.copy_opaque = True  # frames tell which packet they came from
     return container, stream
 
 

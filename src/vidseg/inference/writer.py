@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv")
 TICKS_PER_FRAME = 16
+BT709, LIMITED_RANGE = 1, 1  # ISO/IEC 23091-2 and libav
 
 
 class VideoWriter:
@@ -155,7 +156,7 @@ class VideoWriter:
 
     def _begin(self, shape: tuple[int, ...], time_s: float) -> Any:
         import av
-        from av.video.reformatter import ColorPrimaries, ColorRange, ColorTrc, VideoReformatter
+        from av.video.reformatter import VideoReformatter
 
         self._shape, self._first_s = shape, time_s
         self._reformatter = VideoReformatter()
@@ -169,10 +170,8 @@ class VideoWriter:
         codec = stream.codec_context
         codec.gop_size = max(1, round(self._fps))
         codec.time_base = 1 / (self._fps * TICKS_PER_FRAME)
-        codec.colorspace = 1  # BT.709 (no enumeration in PyAV names the value for streams)
-        codec.color_primaries = ColorPrimaries.BT709
-        codec.color_trc = ColorTrc.BT709
-        codec.color_range = ColorRange.MPEG
+        codec.colorspace = codec.color_primaries = codec.color_trc = BT709
+        codec.color_range = LIMITED_RANGE
         if self._aspect != 1:
             codec.sample_aspect_ratio = self._aspect
         self._stream = stream
