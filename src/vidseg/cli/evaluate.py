@@ -109,7 +109,7 @@ def evaluate(
     else:
         result = _score(predictions, dataset, limits, observe)
     steadiness = observers[1].summary() if temporal is not None else {}
-    name = model or str(predictions)
+    name = model or f"label maps of {predictions}"
     if out is not None:
         _save(out, name, dataset, result, samples, steadiness)
     if json:
@@ -219,7 +219,7 @@ def _save(
 
     result.save(out, **({"temporal": steadiness} if steadiness else {}))
     page = evaluation_page(
-        Path(name).name,
+        name,
         result,
         samples.kept,
         read_frame=lambda frame: dataset.read_frame(frame.video.frames[frame.frame_index]),
