@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vidseg.data import open_dataset, preceding, snippets
-from vidseg.data.sprites import CAR, PAVEMENT, ROAD
 from vidseg.data.synthetic import CLASSES, PALETTE, SyntheticDataset, render
+from vidseg.data.synthetic.sprites import CAR, PAVEMENT, ROAD
 from vidseg.flow import in_frame, warp
 
 SIZE = (64, 96)

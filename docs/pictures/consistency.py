@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
-from vidseg.data.sprites import patch_of_grain
 from vidseg.data.synthetic import PALETTE, render
+from vidseg.data.synthetic.sprites import patch_of_grain
 from vidseg.flow import warp
 from vidseg.metrics import TemporalConsistency
 

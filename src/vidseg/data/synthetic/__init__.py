@@ -13,12 +13,12 @@ from pathlib import Path
 
 import numpy as np
 
-from vidseg.data import street
 from vidseg.data.clip import Video, VideoDataset
 from vidseg.data.files import write_image, write_whole
-from vidseg.data.raycast import Renderer
-from vidseg.data.sprites import CLASSES
-from vidseg.data.street import RATE_HZ, Camera
+from vidseg.data.synthetic import street
+from vidseg.data.synthetic.raycast import Renderer
+from vidseg.data.synthetic.sprites import CLASSES
+from vidseg.data.synthetic.street import RATE_HZ, Camera
 
 # The colours of CamVid, whose classes these are.
 PALETTE = np.array(
