@@ -179,3 +179,10 @@ def test_strict_loading_lists_every_fault():
         dead={"old": "never read by the forward pass"},
     )
     assert torch.equal(layer.bias.detach(), torch.ones(3))
+
+
+def test_normalise_takes_read_only_and_flipped_pixels() -> None:
+    image = np.arange(2 * 4 * 3, dtype=np.uint8).reshape(2, 4, 3)
+    image.flags.writeable = False
+    flipped = Card().normalise(image[:, ::-1])
+    assert torch.equal(flipped, Card().normalise(image.copy()).flip(-1))

@@ -60,7 +60,10 @@ class Card:
             TypeError: the pixels are not uint8.
             ValueError: the last dimension is not 3.
         """
-        pixels = torch.from_numpy(image) if isinstance(image, np.ndarray) else image
+        if isinstance(image, np.ndarray):
+            # torch refuses negative strides (a flipped view) and warns on read-only memory.
+            image = torch.from_numpy(np.require(image, requirements=["C", "W"]))
+        pixels = image
         if pixels.dtype != torch.uint8:
             raise TypeError(f"image must be uint8 RGB pixels, got {pixels.dtype}")
         if pixels.dim() < 3 or pixels.shape[-1] != 3:
