@@ -13,13 +13,18 @@ import torch
 from PIL import Image
 from torch import nn
 
+from vidseg.cli.main import main
 from vidseg.data import open_dataset
 from vidseg.data.clip import Video, VideoDataset
 from vidseg.inference.evaluate import evaluate
 from vidseg.inference.evaluation import Observed, evaluate_predictions, labelled_frames
+from vidseg.inference.steadiness import Steadiness
+from vidseg.methods import create
 from vidseg.methods.tmanet import TMANet
 from vidseg.metrics import ConfusionMatrix
+from vidseg.metrics.consistency import TemporalConsistency
 from vidseg.segmenter import PerFrame, VideoSegmenter
+from vidseg.weights import save
 
 CLASSES = ("road", "car", "sky")
 PALETTE = ((250, 0, 0), (0, 250, 0), (0, 0, 250))
@@ -344,3 +349,104 @@ def test_another_groups_label_maps_score_as_published(shared, split, protocol, e
         assert [round(100 * v, 2) for v in result.class_iou.tolist()] == classes
         assert round(100 * result.mean_class_accuracy, 2) == 68.30
         assert round(100 * result.pixel_accuracy, 2) == 85.80
+
+
+def test_temporal_measures_follow_the_exact_flow():
+    options = {"num_videos": 1, "num_frames": 4, "size": (32, 48)}
+    dataset = open_dataset("synthetic", None, "val", **options)
+    steadiness = Steadiness(dataset, "exact")
+    rendered = dataset.rendered(dataset.videos[0])
+    for index in range(4):
+        image, truth = rendered.frames[index], rendered.labels[index]
+        steadiness(Observed(dataset.videos[0], index, image, truth % 11, truth))
+    direct = TemporalConsistency(11)
+    direct.update(rendered.labels, rendered.flow_backward, rendered.valid_backward)
+    summary = steadiness.summary()
+    assert summary["num_pairs"] == 3
+    assert summary["truth_temporal_consistency"] == direct.mean_iou()
+    assert summary["truth_flicker"] == direct.flicker()
+    assert summary["flow"].startswith("exact")
+
+
+def test_temporal_measures_of_a_batch_keep_videos_apart(tmanet):
+    dataset = InMemory(video("a", 4), video("b", 3))
+    figures = []
+    for batch_size in (1, 2):
+        steadiness = Steadiness(dataset, "dis")
+        evaluate(tmanet, dataset, batch_size=batch_size, observe=steadiness)
+        figures.append(steadiness.summary())
+    assert figures[0]["num_pairs"] == figures[1]["num_pairs"] == 3 + 2
+    assert figures[0]["flicker"] == pytest.approx(figures[1]["flicker"], abs=1e-3)
+    assert figures[0]["flow"].startswith("dis-medium")
+
+
+def test_frames_that_come_alone_are_not_compared():
+    dataset = InMemory(video("a", 9, labelled=(2, 8)))
+    steadiness = Steadiness(dataset, "dis")
+    evaluate(by_colour(), dataset, observe=steadiness)
+    assert steadiness.summary()["num_pairs"] == 0
+    assert np.isnan(steadiness.summary()["flicker"])
+
+
+def test_a_flow_that_nobody_knows_is_refused():
+    with pytest.raises(ValueError, match="knows no exact flow"):
+        Steadiness(InMemory(video("a", 1)), "exact")
+    with pytest.raises(ValueError, match="must be one of dis, exact, got 'raft'"):
+        Steadiness(InMemory(video("a", 1)), "raft")
+
+
+@pytest.fixture(scope="module")
+def weights_file(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("weights") / "model.safetensors"
+    torch.manual_seed(0)
+    save(create("tmanet_tiny", num_classes=11), path)
+    return path
+
+
+def run(*words: object) -> int:
+    with pytest.raises(SystemExit) as leaving:
+        main([str(word) for word in words])
+    return int(leaving.value.code or 0)
+
+
+SYNTHETIC = ["--data", "synthetic", "--option", "num_videos=1", "--option", "num_frames=3"]
+SYNTHETIC += ["--option", "size=[32,48]"]
+
+
+def test_command_writes_figures_and_a_report(weights_file, tmp_path, capsys):
+    out = tmp_path / "out"
+    words = ["--temporal", "exact", "--flip", "--scales", "1,1.5", "--out", out]
+    assert run("evaluate", weights_file, *SYNTHETIC, *words) == 0
+    shown = capsys.readouterr().out
+    assert "pedestrian" in shown
+    assert "flow: exact" in shown
+    saved = json.loads((out / "metrics.json").read_text())
+    assert saved["num_frames"] == 3
+    assert saved["temporal"]["num_pairs"] == 2
+    assert saved["conventions"]["scales"] == [1.0, 1.5]
+    report = (out / "report.html").read_text(encoding="utf-8")
+    assert "temporal consistency" in report
+    assert report.count("<figure>") == 4 * 3
+
+
+def test_command_writes_json(weights_file, capsys):
+    words = ["--quiet", "evaluate", weights_file, *SYNTHETIC, "--sliding", "32x32", "--json"]
+    assert run(*words) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["num_frames"] == 3
+    assert result["conventions"]["image"] == "sliding, crop 32x32, stride 22x22"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["evaluate", "--data", "synthetic"], "either a MODEL to run or --predictions"),
+        (["evaluate", "MODEL", *SYNTHETIC, "--scales", "big"], "--scales wants numbers"),
+        (["evaluate", "MODEL", *SYNTHETIC, "--sliding", "big"], "--sliding wants HEIGHTxWIDTH"),
+        (["evaluate", "MODEL", "--data", "camvid"], "needs its folder as root"),
+        (["evaluate", "nowhere.safetensors", *SYNTHETIC], "no weights at nowhere.safetensors"),
+    ],
+)
+def test_command_names_what_is_wrong(weights_file, capsys, words, message):
+    assert run(*(str(weights_file) if word == "MODEL" else word for word in words)) == 1
+    assert message in " ".join(capsys.readouterr().err.split())
