@@ -46,7 +46,10 @@ def demo_page(demo: Demo) -> html.Page:
     page.add(
         "Training",
         html.curves(
-            {_label(run): _smoothed(run.losses) for run in (video, twin)},
+            {
+                _label(twin): _smoothed(twin.losses),
+                _label(video): _smoothed(video.losses[demo.iterations // 2 :]),
+            },
             x_name="step",
             y_name="training loss, mean of ten steps",
         ),
@@ -56,8 +59,8 @@ def demo_page(demo: Demo) -> html.Page:
         "Make it again",
         html.code(COMMAND.format(seed=demo.seed, iterations=demo.iterations)),
         f"Training and evaluation took {demo.seconds:.0f} s. overlay.mp4 beside this file shows "
-        "all held-out videos. Use the network on a video of your own rendered street with "
-        "vidseg segment --model, or train on your own data with vidseg train.",
+        "all held-out videos. The weights of both networks lie there too, for vidseg segment "
+        "--model; they know rendered streets only.",
     )
     return page
 
@@ -129,8 +132,9 @@ def _verdict(twin: Run, video: Run) -> str:
     return (
         f"Beside its twin, the network with a memory has {_points(iou)} of mean IoU, "
         f"{_points(consistency)} of temporal consistency and {_points(flicker)} of flicker, where "
-        "less is better. One seed of a small run: expect the differences to move by about a point "
-        "from seed to seed."
+        "less is better. This is one seed of a short run: try others before you read anything into "
+        "small differences. TC is a mean over classes, so a class that is rarely predicted, and "
+        "then for single frames, weighs as much as the road."
     )
 
 
@@ -146,8 +150,8 @@ def _meaning(twin: Run) -> list[str | html.Html]:
                 "previous frame's, carried along the motion. 100 is steady. It says nothing about "
                 "being right.",
                 "Flicker: share of the pixels whose class changes along the motion. 0 is steady.",
-                f"The motion: {flow}, {pairs} pairs of frames. The truth itself does not reach "
-                "100: the previous label is read at the nearest pixel, which borders notice.",
+                f"The motion: {flow}, {pairs} pairs of frames. The truth shows what the measures "
+                "themselves cost.",
             )
         )
     ]
