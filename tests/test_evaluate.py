@@ -450,3 +450,13 @@ def test_command_writes_json(weights_file, capsys):
 def test_command_names_what_is_wrong(weights_file, capsys, words, message):
     assert run(*(str(weights_file) if word == "MODEL" else word for word in words)) == 1
     assert message in " ".join(capsys.readouterr().err.split())
+
+
+def test_frames_are_stretched_to_the_sizes_that_a_model_takes():
+    seen = []
+    model = by_colour()
+    model.model.register_forward_hook(lambda module, inputs, output: seen.append(inputs[0].shape))
+    model.card = replace(model.card, size_multiple=32)
+    maps = maps_of(model, InMemory(video("a", 1)))
+    assert seen == [(1, 3, 32, 64)]
+    assert maps["a", 0].shape == (24, 40)

@@ -176,8 +176,12 @@ def benchmark(
     """
     _check(size, num_frames, warm_up, precision)
     device = torch.device(device)
+    # Moved before inference mode, under which weights would become unfit for training.
+    for network in (model, twin):
+        if network is not None:
+            network.to(device).eval()
     with torch.inference_mode(), _autocast(device, precision):
-        sides = _sides(model.to(device).eval(), twin and twin.to(device).eval(), size, device)
+        sides = _sides(model, twin, size, device)
         clocks: dict[str, list[tuple[float, float]]] = {side: [] for side in sides}
         total = warm_up + num_frames
         for turn in range(total):

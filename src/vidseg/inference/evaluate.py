@@ -1,6 +1,5 @@
 """Run a model over a data set and score it: streams, windows, sliding windows, flips and scales."""
 
-import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -12,7 +11,6 @@ from typing import Any, Literal, NamedTuple, TypeVar, get_args
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from vidseg.data.clip import Video, VideoDataset
 from vidseg.inference.evaluation import (
@@ -27,6 +25,7 @@ from vidseg.inference.evaluation import (
 )
 from vidseg.inference.sliding import SlidingWindow
 from vidseg.segmenter import Memory, Segmentation, VideoSegmenter
+from vidseg.weights import Card
 
 Precision = Literal["fp32", "bf16", "fp16"]
 Size = tuple[int, int]
@@ -81,7 +80,7 @@ def evaluate(
     _check_options(precision, batch_size, scales)
     _check_classes(model, dataset)
     wanted = labelled_frames(dataset, max_videos=max_videos, max_frames=max_frames)
-    device = torch.device(device) if device is not None else next(model.parameters()).device
+    device = torch.device(device) if device is not None else _device_of(model)
     streamed = [video for video in wanted if _stream_is_cheaper(model, video, wanted)]
     windowed = [video for video in wanted if video not in streamed]
     total = sum(len(video) for video in streamed) + sum(len(wanted[video]) for video in windowed)
@@ -176,7 +175,7 @@ class _Runner:
         for view, memory in zip(self.views, memories or (None,) * len(self.views), strict=True):
             with self._autocast():
                 segmentation, memory = self.model(
-                    _transformed(frames, view, self.card.size_multiple), memory, readout="last"
+                    _transformed(frames, view, self.card), memory, readout="last"
                 )
             outputs.append(segmentation)
             after.append(memory)
@@ -207,17 +206,15 @@ class _Runner:
         return time.perf_counter()
 
 
-def _transformed(frames: Tensor, view: _View, multiple: int) -> Tensor:
-    """Resize and mirror (B, T, 3, H, W) for one view; sides become multiples of `multiple`."""
-    height, width = (
-        max(1, math.ceil(int(side * view.scale + 0.5) / multiple)) * multiple
-        for side in frames.shape[-2:]
-    )
-    if (height, width) != frames.shape[-2:]:
-        frames = functional.interpolate(
-            frames.flatten(0, 1), (height, width), mode="bilinear", align_corners=False
-        ).unflatten(0, frames.shape[:2])
+def _transformed(frames: Tensor, view: _View, card: Card) -> Tensor:
+    """Resize and mirror (B, T, 3, H, W) for one view, to a size that the model takes."""
+    height, width = (max(1, int(side * view.scale + 0.5)) for side in frames.shape[-2:])
+    frames = card.fit(frames, (height, width))
     return frames.flip(-1) if view.flip else frames
+
+
+def _device_of(model: VideoSegmenter) -> torch.device:
+    return next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
 
 
 def _stream_is_cheaper(
