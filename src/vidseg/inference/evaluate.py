@@ -107,6 +107,7 @@ def evaluate(
         "run_as": " and ".join(
             name for name, some in (("stream", streamed), ("windows", windowed)) if some
         ),
+        "window_frames": model.window_length,
         "image": "whole" if sliding is None else _sliding_name(*sliding),
         "scales": list(scales),
         "flip": flip,

@@ -231,11 +231,13 @@ def evaluate_predictions(
 
 
 def dataset_conventions(dataset: VideoDataset) -> dict[str, Any]:
-    """What of the data set decides the figures: its name, classes, protocol and void rule."""
+    """What of the data set decides the figures: name, protocol, rate of the frames, void rule."""
     protocol = getattr(dataset, "protocol", None)
+    rates = sorted({round(video.fps, 3) for video in dataset.videos if video.fps is not None})
     return {
         "data": dataset.name,
         **({} if protocol is None else {"protocol": protocol}),
+        **({"frames_per_second": rates} if rates else {}),
         "num_classes": dataset.num_classes,
         "void": "counted as false positives" if dataset.void_is_error else "ignored",
         "mean": "over the classes that occur, counts summed over the set",
