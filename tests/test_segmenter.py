@@ -71,6 +71,16 @@ def test_segmentation_resizes_by_the_method():
         assert segmentation.labels((10, 14)).shape == (1, 2, 10, 14)
 
 
+@pytest.mark.parametrize("align_corners", [False, True])
+def test_labels_in_bounded_memory_are_the_same(align_corners, monkeypatch):
+    logits = torch.randn(1, 2, 19, 12, 17)
+    segmentation = Segmentation(logits, {}, (96, 136), align_corners)
+    expected = segmentation.resize((90, 130)).argmax(2)
+    for budget in (1, 4 * 90 * 130 * 5, 2**26):
+        monkeypatch.setattr("vidseg.layers.resize.CHUNK_BYTES", budget)
+        assert torch.equal(segmentation.labels((90, 130)), expected)
+
+
 def test_auxiliary_outputs_come_in_training_or_when_asked(model):
     frames = torch.randn(1, 3, 3, 32, 40)
     with torch.no_grad():

@@ -43,6 +43,15 @@ def test_normalise_follows_the_card():
         Card().normalise(torch.zeros(3, 2, 2, dtype=torch.uint8))
 
 
+def test_frames_are_stretched_to_the_cards_multiple():
+    frames = torch.randn(2, 2, 3, 37, 53)
+    card = Card(size_multiple=8)
+    assert card.fit(frames).shape == (2, 2, 3, 40, 56)
+    assert card.fit(frames, (18, 29)).shape == (2, 2, 3, 24, 32)
+    torch.testing.assert_close(card.fit(torch.ones(3, 37, 53)), torch.ones(3, 40, 56))
+    assert Card().fit(frames) is frames
+
+
 @pytest.mark.parametrize("half", [False, True])
 def test_save_and_load(tmp_path, half):
     model = vidseg.create("tmanet_tiny", num_classes=3, memory_frames=3).eval()

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from vidseg.layers.resize import resize
+from vidseg.layers.resize import largest_class, resize
 from vidseg.weights import Card
 
 IGNORE = 255
@@ -134,14 +134,12 @@ class Segmentation:
             size: (H, W); the size of the frames by default.
 
         Returns:
-            (B, T', H, W) int64. One frame is resized at a time, so a clip needs no more memory.
+            (B, T', H, W) int64; frames and classes are resized a few at a time.
         """
-        size = size or self.image_size
-        maps = [
-            resize(logits[None], size, align_corners=self.align_corners).argmax(1)
-            for logits in self.logits.flatten(0, 1)
-        ]
-        return torch.cat(maps).unflatten(0, self.logits.shape[:2])
+        labels = largest_class(
+            self.logits.flatten(0, 1), size or self.image_size, align_corners=self.align_corners
+        )
+        return labels.unflatten(0, self.logits.shape[:2])
 
 
 register_value(Segmentation, static=frozenset({"image_size", "align_corners"}))

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 IMAGENET_MEAN = (123.675, 116.28, 103.53)
 IMAGENET_STD = (58.395, 57.12, 57.375)
@@ -26,7 +27,7 @@ class Card:
         palette: (R, G, B) of each class, 0..255.
         mean: of the pixels, RGB on the 0..255 scale; `normalise` subtracts it.
         std: of the pixels, RGB on the 0..255 scale; `normalise` divides by it.
-        size_multiple: height and width are padded to a multiple of this.
+        size_multiple: height and width are stretched to a multiple of this.
         fps: frame rate of the videos the model was trained on, None if unknown.
         trained_on: data set, split and protocol.
         source: where the weights come from.
@@ -71,6 +72,27 @@ class Card:
         mean = torch.tensor(self.mean, device=pixels.device)
         std = torch.tensor(self.std, device=pixels.device)
         return ((pixels - mean) / std).movedim(-1, -3).contiguous()
+
+    def fit(self, frames: Tensor, size: tuple[int, int] | None = None) -> Tensor:
+        """Bring frames to a size that the model takes, rounding up to `size_multiple`.
+
+        Frames are stretched, as the methods with such a rule do it; labels are asked for at the
+        frame's own size afterwards, which stretches them back.
+
+        Args:
+            frames: (..., 3, H, W) float.
+            size: (H, W) to see them at; their own by default.
+
+        Returns:
+            (..., 3, H', W'), the input itself where it fits.
+        """
+        wanted = size or (frames.shape[-2], frames.shape[-1])
+        rounded = tuple(-(-side // self.size_multiple) * self.size_multiple for side in wanted)
+        if rounded == tuple(frames.shape[-2:]):
+            return frames
+        flat = frames.reshape(-1, *frames.shape[-3:])
+        stretched = functional.interpolate(flat, rounded, mode="bilinear", align_corners=False)
+        return stretched.reshape(*frames.shape[:-2], *rounded)
 
     def to_json(self) -> str:
         """The card as JSON text."""

@@ -10,17 +10,12 @@ from typing import Any, Literal, Self
 
 import numpy as np
 import torch
-from torch import Tensor
-from torch.nn import functional as F
 
 from vidseg.inference import render
 from vidseg.inference.cuts import CutDetector
 from vidseg.inference.sliding import SlidingWindow
 from vidseg.inference.video import Frame, FrameReader, read_video
-from vidseg.layers.resize import resize
-from vidseg.segmenter import Segmentation, VideoSegmenter
-
-LABEL_CHUNK_BYTES = 2**26
+from vidseg.segmenter import VideoSegmenter
 
 
 class DamagedVideoWarning(UserWarning):
@@ -161,7 +156,7 @@ def segment(
     """Segment a video, frame by frame, with bounded memory however long it is.
 
     The model is put into evaluation mode. Its card says how pixels are normalised and to which
-    multiple frames are padded. A damaged file ends early with a `DamagedVideoWarning`.
+    multiple frames are stretched. A damaged file ends early with a `DamagedVideoWarning`.
 
     Args:
         model: any video segmenter; wrap an image model in `vidseg.PerFrame`.
@@ -306,69 +301,7 @@ class _Runner:
         """(T, H, W, 3) uint8 -> T label maps (H, W) uint8."""
         with torch.inference_mode():
             frames = self.model.card.normalise(torch.from_numpy(images).to(self.device))
-            shape = (images.shape[1], images.shape[2])
-            fitted = fit(frames, self.model.card.size_multiple, self.size)
+            fitted = self.model.card.fit(frames, self.size)
             segmentation, memory = self.model(fitted[None], memory)
-            labels = largest_class(
-                segmentation, shape, padded=None if self.size else tuple(fitted.shape[-2:])
-            )
+            labels = segmentation.labels((images.shape[1], images.shape[2]))
             return list(labels[0].to(torch.uint8).cpu().numpy()), memory
-
-
-def fit(frames: Tensor, multiple: int, size: tuple[int, int] | None = None) -> Tensor:
-    """Bring frames to a size that the model takes.
-
-    Without `size` the right and bottom are padded to the next multiple by repeating the border, so
-    that no pixel is resampled. With it, frames are resized to `size`, rounded to the multiple.
-
-    Args:
-        frames: (T, 3, H, W).
-        multiple: both sides must be divisible by it.
-        size: (H, W) wanted.
-
-    Returns:
-        (T, 3, H', W').
-    """
-    if size is not None:
-        rounded = tuple(max(1, round(side / multiple)) * multiple for side in size)
-        if rounded == tuple(frames.shape[-2:]):
-            return frames
-        return F.interpolate(frames, rounded, mode="bilinear", antialias=True)
-    below, right = (-side % multiple for side in frames.shape[-2:])
-    return F.pad(frames, (0, right, 0, below), mode="replicate") if below or right else frames
-
-
-def largest_class(
-    segmentation: Segmentation, size: tuple[int, int], padded: tuple[int, ...] | None = None
-) -> Tensor:
-    """The labels at full size, without all classes at full size in memory at once.
-
-    Args:
-        segmentation: (B, T', C, h, w) logits.
-        size: (H, W) of the labels.
-        padded: size of the padded frame that the logits cover, where it is larger than `size`.
-
-    Returns:
-        (B, T', H, W) int64; equals `segmentation.labels(size)` where nothing was padded.
-    """
-    covered = (size[0], size[1]) if padded is None else (padded[0], padded[1])
-    per_chunk = max(1, LABEL_CHUNK_BYTES // (4 * covered[0] * covered[1]))
-    maps = []
-    for logits in segmentation.logits.flatten(0, 1):
-        best = labels = None
-        for first in range(0, len(logits), per_chunk):
-            scores = resize(
-                logits[None, first : first + per_chunk],
-                covered,
-                align_corners=segmentation.align_corners,
-            )[0, :, : size[0], : size[1]]
-            top, index = scores.max(0)
-            if best is None or labels is None:
-                best, labels = top, index
-                continue
-            better = top > best
-            best = torch.where(better, top, best)
-            labels = torch.where(better, index + first, labels)
-        assert labels is not None, "a segmentation has at least one class"
-        maps.append(labels)
-    return torch.stack(maps).unflatten(0, segmentation.logits.shape[:2])

@@ -21,6 +21,34 @@ def resize(maps: Tensor, size: tuple[int, int], *, align_corners: bool) -> Tenso
     return F.interpolate(maps, size=size, mode="bilinear", align_corners=align_corners)
 
 
+CHUNK_BYTES = 2**26
+"""What `largest_class` may take for full-size logits."""
+
+
+def largest_class(logits: Tensor, size: tuple[int, int], *, align_corners: bool) -> Tensor:
+    """The most likely class at full size, without all classes at full size in memory at once.
+
+    Args:
+        logits: (N, C, h, w).
+        size: (H, W) wanted.
+        align_corners: the convention that the method was trained with.
+
+    Returns:
+        (N, H, W) int64; equals `resize(logits, size).argmax(1)`.
+    """
+    per_chunk = max(1, CHUNK_BYTES // (4 * size[0] * size[1]))
+    maps = []
+    for frame in logits:
+        best, labels = resize(frame[None, :per_chunk], size, align_corners=align_corners)[0].max(0)
+        for first in range(per_chunk, len(frame), per_chunk):
+            part = frame[None, first : first + per_chunk]
+            top, index = resize(part, size, align_corners=align_corners)[0].max(0)
+            labels = torch.where(top > best, index + first, labels)
+            best = torch.maximum(best, top)
+        maps.append(labels)
+    return torch.stack(maps)
+
+
 def resize_labels(labels: Tensor, size: tuple[int, int]) -> Tensor:
     """Resize label maps to the nearest exact pixel; labels are never blended.
 
