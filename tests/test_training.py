@@ -295,12 +295,34 @@ def test_a_run_starts_from_the_weights_of_a_twin(tmp_path: Path) -> None:
     assert all(torch.equal(ours[k], theirs[k]) for k in ours if k.startswith("backbone."))
 
 
-def test_data_of_other_classes_is_refused(tmp_path: Path) -> None:
-    config = config_with(
-        "validation={every: 1, kind: camvid, root: nowhere, options: {}}", "iterations=1"
-    )
-    with pytest.raises(FileNotFoundError, match="nowhere"):
-        train(config, tmp_path / "run")
+def write_folder(root: Path, classes: list[str]) -> None:
+    from PIL import Image
+
+    root.mkdir()
+    colours = {name: [0, 0, index] for index, name in enumerate(classes)}
+    (root / "classes.json").write_text(json.dumps({"classes": colours}))
+    for part in ("frames", "masks"):
+        (root / "val/v" / part).mkdir(parents=True)
+    Image.new("RGB", (64, 48)).save(root / "val/v/frames/0.png")
+    Image.new("L", (64, 48)).save(root / "val/v/masks/0.png")
+
+
+def test_validation_on_other_classes_is_refused(tmp_path: Path) -> None:
+    write_folder(tmp_path / "mine", ["road", "rest"])
+    own = f"validation={{every: 1, kind: folder, root: {tmp_path / 'mine'}, options: {{}}}}"
+    with pytest.raises(ValueError, match="has 2; train and validate with the same protocol"):
+        train(config_with(own), tmp_path / "run")
+
+
+def test_class_weights_must_fit_the_classes(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"one number for each of the \d+ classes .* got 2"):
+        train(config_with("loss.class_weights=[1, 2]"), tmp_path / "run")
+
+
+def test_a_run_that_failed_before_its_first_step_can_be_started_again(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        train(config_with("model.initial_weights=no.safetensors"), tmp_path / "run")
+    train(config_with(), tmp_path / "run")
 
 
 def test_the_command_trains_resumes_and_explains(tmp_path, monkeypatch, capsys) -> None:

@@ -185,11 +185,12 @@ class RunLock:
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / "run.lock"
+        self._mine = ""
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._beat, daemon=True)
 
     def __enter__(self) -> "RunLock":
-        mine = json.dumps({"pid": os.getpid(), "host": socket.gethostname()})
+        mine = self._mine = json.dumps({"pid": os.getpid(), "host": socket.gethostname()})
         for _ in range(2):
             try:
                 with self.path.open("x", encoding="utf-8") as file:
@@ -205,7 +206,10 @@ class RunLock:
     def __exit__(self, *_: object) -> None:
         self._stop.set()
         self._thread.join()
-        self.path.unlink(missing_ok=True)
+        with contextlib.suppress(FileNotFoundError):
+            # A process that was suspended for long may have lost the lock to another.
+            if self.path.read_text(encoding="utf-8") == self._mine:
+                self.path.unlink()
 
     def _beat(self) -> None:
         while not self._stop.wait(HEARTBEAT_S):

@@ -41,7 +41,7 @@ from vidseg.training.optimiser import (
 from vidseg.training.pace import Pace, StopSignal
 from vidseg.training.samples import (
     StepSampler,
-    make_loader,
+    load_batches,
     open_source,
     training_clips,
     window_fps,
@@ -112,6 +112,7 @@ def train(
         accelerator.wait_for_everyone()
         stop = stack.enter_context(StopSignal())
         run = _Run(config, folder, accelerator, resume=resume)
+        stack.callback(run.batches.close)
         for step in range(run.start, config.iterations):
             record = run.step(step, stop.asked)
             done, is_end = step + 1, step + 1 == config.iterations
@@ -182,7 +183,7 @@ class _Run:
             accelerator.num_processes,
         )
         pin = accelerator.device.type == "cuda"
-        self.batches = iter(make_loader(self.clips, sampler, config.workers, pin))
+        self.batches = load_batches(self.clips, sampler, config.workers, pin=pin)
         self.pace = Pace(config.batch_size)
 
     def step(self, step: int, is_stop_asked: bool) -> dict[str, float]:

@@ -1,6 +1,8 @@
 """Which sample comes when: a pure function of the config, the step and the process."""
 
-from collections.abc import Iterator
+import sys
+import warnings
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -138,10 +140,14 @@ class StepSampler(Sampler[list[int]]):
             yield list(range(first, first + each))
 
 
-def make_loader(clips: ClipDataset, sampler: StepSampler, workers: int, pin: bool) -> DataLoader:
-    """Batches of a process; the number of workers changes nothing but the speed."""
-    return DataLoader(
+def load_batches(
+    clips: ClipDataset, sampler: StepSampler, workers: int, *, pin: bool
+) -> Generator[Any, None, None]:
+    """Batches of a process, until closed; the number of workers changes nothing but the speed."""
+    loader = DataLoader(
         clips,
+        # Forked workers share what the data set keeps in memory (rendered videos).
+        multiprocessing_context="fork" if workers and sys.platform == "linux" else None,
         batch_sampler=sampler,
         num_workers=workers,
         pin_memory=pin,
@@ -150,6 +156,14 @@ def make_loader(clips: ClipDataset, sampler: StepSampler, workers: int, pin: boo
         # more for a run that resumes.
         generator=torch.Generator().manual_seed(0),
     )
+    with warnings.catch_warnings():
+        # Python 3.12 warns of forking beside threads; the workers touch no lock of theirs.
+        warnings.filterwarnings("ignore", "This process .* is multi-threaded", DeprecationWarning)
+        batches = iter(loader)
+    try:
+        yield from batches
+    finally:
+        del batches  # ends the workers
 
 
 def _start_worker(worker: int) -> None:
@@ -157,6 +171,6 @@ def _start_worker(worker: int) -> None:
 
     del worker
     # Both reach the whole process group. The main process writes a checkpoint first, for which it
-    # needs its workers; they leave when it does.
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
+    # needs its workers; it ends them itself, and a minute is the most that they outlive SIGTERM.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: signal.alarm(60))

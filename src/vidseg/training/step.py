@@ -82,7 +82,12 @@ def build_model(
         ValueError: an unknown model or option; weights that do not fit.
         FileNotFoundError: a file of weights is missing.
     """
-    spec = config.model
+    spec, shares = config.model, config.loss.class_weights
+    if shares is not None and len(shares) != dataset.num_classes:
+        raise ValueError(
+            f"loss.class_weights must have one number for each of the {dataset.num_classes} "
+            f"classes of {dataset.name}, got {len(shares)}"
+        )
     torch.manual_seed(config.seed)
     options = dict(spec.options)
     if spec.backbone_weights is not None and not is_restored:
