@@ -252,6 +252,13 @@ def test_fp16_without_a_gpu_is_refused(tmp_path: Path) -> None:
         train(config_with("precision=fp16"), tmp_path / "run")
 
 
+def test_what_is_unsafe_on_a_cpu_is_refused(tmp_path: Path) -> None:
+    if torch.accelerator.is_available():
+        pytest.skip("there is a GPU")
+    with pytest.raises(ValueError, match="set channels_last=false"):
+        train(config_with("precision=bf16", "channels_last=true"), tmp_path / "run")
+
+
 @pytest.mark.parametrize("what", ["loss", "gradient"])
 def test_a_non_finite_loss_stops_before_the_step(tmp_path, monkeypatch, what) -> None:
     taken: list[dict[str, torch.Tensor]] = []

@@ -376,7 +376,14 @@ def _accelerator(config: TrainingConfig, folder: Path) -> Accelerator:
         ],
     )
     assert accelerator.num_processes == processes, "each process would train by itself"
-    if config.sync_bn and accelerator.num_processes > 1 and accelerator.device.type == "cpu":
+    is_cpu = accelerator.device.type == "cpu"
+    if is_cpu and config.channels_last and config.precision == "bf16":
+        # Seen with torch 2.13: one run in three has infinite gradients at its first step.
+        raise ValueError(
+            "channels_last with precision=bf16 gives wrong gradients on some CPU runs; set "
+            "channels_last=false (3 % slower) or precision=fp32"
+        )
+    if config.sync_bn and accelerator.num_processes > 1 and is_cpu:
         raise ValueError("sync_bn needs GPUs; set sync_bn=false to train with processes on a CPU")
     return accelerator
 
