@@ -351,7 +351,7 @@ def _confusion_cell(value: float, total: float) -> str:
     # Square root: mistakes of a few percent stay visible beside the diagonal.
     tint = round(100 * math.sqrt(value / total))
     text = "" if share < 0.05 else f"{share:.1f}" if share < 99.95 else "100"
-    strong = ' class="strong"' if tint > 60 else ""
+    strong = ' class="strong"' if tint > 72 else ""
     return f'<td{strong} style="--share:{tint}%">{text}</td>'
 
 
