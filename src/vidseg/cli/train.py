@@ -13,7 +13,7 @@ Examples:
 \b
   vidseg train fcn_tiny_synthetic
       no data needed; two minutes on a CPU
-  vidseg train tmanet_mobilenetv2_camvid360 data.root=~/camvid iterations=2000 --out runs/first
+  vidseg train tmanet_r18_camvid360 data.root=~/camvid iterations=2000 --out runs/first
       your folder, your length, your name
   vidseg train runs/first --resume
       go on after Ctrl-C, a kill, a power cut
