@@ -1,6 +1,7 @@
 """Weights on disk: safetensors with a card, and the authors' pickles read without running them."""
 
 import json
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -122,7 +123,7 @@ def save(model: torch.nn.Module, path: str | Path, *, half: bool = False, **chan
     Raises:
         ValueError: the card names no architecture; the path has another suffix.
     """
-    from safetensors.torch import save_file
+    from safetensors.torch import save as to_bytes
 
     path = Path(path)
     card: Card = replace(model.card, **changes)  # type: ignore[arg-type]
@@ -139,7 +140,10 @@ def save(model: torch.nn.Module, path: str | Path, *, half: bool = False, **chan
     }
     part = path.with_name(path.name + ".part")
     try:
-        save_file(tensors, part, metadata={"card": card.to_json()})
+        with part.open("wb") as file:
+            file.write(to_bytes(tensors, metadata={"card": card.to_json()}))
+            file.flush()
+            os.fsync(file.fileno())
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
