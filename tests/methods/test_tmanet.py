@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import vidseg
 from vidseg.layers.memory_read import read_memory
@@ -38,6 +39,16 @@ def test_read_memory_is_plain_attention(shape):
         strict=True,
     ):
         torch.testing.assert_close(mine, reference, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("value_width", [8, 16])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_read_memory_never_builds_the_full_matrix(value_width, dtype):
+    """With every other kernel switched off, torch raises where the fused one cannot run."""
+    query = torch.rand(1, 8, 6, 7, dtype=dtype)
+    keys, values = (torch.rand(1, 2, width, 6, 7, dtype=dtype) for width in (8, value_width))
+    with sdpa_kernel(SDPBackend.FLASH_ATTENTION):
+        assert read_memory(query, keys, values).shape == (1, value_width, 6, 7)
 
 
 def test_read_memory_wants_matching_slots():

@@ -33,9 +33,9 @@ def read_memory(query: Tensor, keys: Tensor, values: Tensor) -> Tensor:
         )
     key_width, value_width = keys.shape[2], values.shape[2]
     pad = (0, max(value_width - key_width, 0))
-    query_BNd = F.pad(query.flatten(2).transpose(1, 2), pad)
-    keys_BMd = F.pad(keys.transpose(1, 2).flatten(2).transpose(1, 2), pad)
-    # Contiguous: for a transposed view torch silently builds the full matrix on the CPU.
+    # Contiguous: for transposed views torch silently builds the full matrix on the CPU.
+    query_BNd = F.pad(query.flatten(2).transpose(1, 2), pad).contiguous()
+    keys_BMd = F.pad(keys.transpose(1, 2).flatten(2).transpose(1, 2), pad).contiguous()
     values_BMD = values.transpose(1, 2).flatten(2).transpose(1, 2).contiguous()
     # One head: the fused kernels take (B, heads, N, width).
     context = F.scaled_dot_product_attention(
