@@ -240,7 +240,11 @@ class TMANet(VideoSegmenter):
 
     @classmethod
     def from_official(
-        cls, tensors: dict[str, Tensor], *, align_corners: bool | None = None
+        cls,
+        tensors: dict[str, Tensor],
+        *,
+        align_corners: bool | None = None,
+        memory_frames: int | None = None,
     ) -> tuple[Self, dict[str, Any]]:
         """Build the model that the authors' state dict belongs to.
 
@@ -248,15 +252,22 @@ class TMANet(VideoSegmenter):
             tensors: the authors' state dict, keys as in `parity`.
             align_corners: what the tensors cannot tell; known for 19 classes (Cityscapes: true)
                 and for 11 or 12 (CamVid: false), else required.
+            memory_frames: T, if you want to be sure; the tensors tell it.
 
         Returns:
             The model, and the arguments that it was made with.
 
         Raises:
-            ValueError: keys are missing, unexpected or mis-shaped; `align_corners` is required.
+            ValueError: keys are missing, unexpected or mis-shaped; `align_corners` is required;
+                the checkpoint was trained with another T.
         """
         renamed = {_from_official_key(name): value for name, value in tensors.items()}
         options = _infer_options(renamed)
+        if memory_frames not in (None, options["memory_frames"]):
+            raise ValueError(
+                f"the checkpoint was trained with memory_frames={options['memory_frames']} and has "
+                f"encoders for that many positions, so it cannot be used with {memory_frames}"
+            )
         known = {19: True, 11: False, 12: False}
         if align_corners is None and options["num_classes"] not in known:
             raise ValueError(
