@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from vidseg.classes import CITYSCAPES
 from vidseg.data import ClipDataset, EvalTransform, open_dataset, preceding, snippets
-from vidseg.data.cityscapes import CLASSES, PALETTE, label_id_table
+from vidseg.data.cityscapes import label_id_table
 
 STEM = "aachen_000000_{:06d}"
 
@@ -81,7 +82,7 @@ def test_the_label_id_table_is_the_official_one():
     }  # fmt: skip
     assert (table[34:255] == -1).all()
     assert table[255] == table[0] == 255
-    assert len(CLASSES) == len(PALETTE) == 19
+    assert len(CITYSCAPES.names) == len(CITYSCAPES.palette) == 19
 
 
 def test_label_values_out_of_range_name_the_file(root: Path):

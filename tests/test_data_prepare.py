@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from vidseg.classes import CAMVID
 from vidseg.cli.main import main
 from vidseg.data import open_dataset, preceding, snippets
-from vidseg.data.camvid import PALETTE
 from vidseg.data.prepare import prepare_cityscapes
 from vidseg.data.prepare_camvid import GROUPS, find_shift, prepare_camvid, split_of
 
@@ -237,7 +237,7 @@ def test_labels_in_colour_are_grouped_as_usual(raw: Path, tmp_path: Path):
     prepare_camvid(raw, tmp_path / "out", labels=tmp_path / "labels")
     made = np.array(Image.open(tmp_path / "out" / "labels" / "0016E5_00004_L.png"))
     assert made.tolist() == [wanted]
-    for colour, group in zip(PALETTE, list(GROUPS.values())[1:], strict=True):
+    for colour, group in zip(CAMVID.palette, list(GROUPS.values())[1:], strict=True):
         assert group[0] == colour
 
 

@@ -60,6 +60,7 @@ def test_whole_model(shared, name):
     assert model.num_classes == config["classes"]
     assert model.memory_frames == config["memory_frames"]
     assert model.align_corners == config["align_corners"]
+    assert len(model.card.classes) == len(model.card.palette) == config["classes"]
     shape = (1, config["memory_frames"] + 1, 3, config["height"], config["width"])
     frames = clip(shared, f"tmanet/{name}/clip", shape)
     with torch.no_grad():

@@ -10,35 +10,10 @@ from typing import Literal
 
 import numpy as np
 
+from vidseg.classes import CAMVID, CAMVID_WITH_VOID
 from vidseg.data.clip import IGNORE, Video, VideoDataset, split_at_gaps
 from vidseg.data.files import MissingFilesError, list_images
 
-CLASSES = (
-    "sky",
-    "building",
-    "pole",
-    "road",
-    "pavement",
-    "tree",
-    "sign",
-    "fence",
-    "car",
-    "pedestrian",
-    "bicyclist",
-)
-PALETTE = (
-    (128, 128, 128),
-    (128, 0, 0),
-    (192, 192, 128),
-    (128, 64, 128),
-    (0, 0, 192),
-    (128, 128, 0),
-    (192, 128, 128),
-    (64, 64, 128),
-    (64, 0, 128),
-    (64, 64, 0),
-    (0, 128, 192),
-)
 SPLITS = ("train", "val", "test")
 PROTOCOLS = ("11", "12", "11-void-counted")
 RATE_HZ = 30.0  # frame numbers count the frames of the original videos
@@ -104,8 +79,7 @@ class CamVid(VideoDataset):
         super().__init__(
             f"camvid/{split}",
             videos,
-            ("void", *CLASSES) if has_void else CLASSES,
-            ((0, 0, 0), *PALETTE) if has_void else PALETTE,
+            *(CAMVID_WITH_VOID if has_void else CAMVID),
             label_table=label_table(protocol, void_value),
             void_is_error=protocol == "11-void-counted",
         )

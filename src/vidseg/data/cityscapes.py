@@ -9,51 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
+from vidseg.classes import CITYSCAPES
 from vidseg.data.clip import IGNORE, Video, VideoDataset, split_at_gaps
 from vidseg.data.files import MissingFilesError, identity_table, list_images
 
-CLASSES = (
-    "road",
-    "sidewalk",
-    "building",
-    "wall",
-    "fence",
-    "pole",
-    "traffic light",
-    "traffic sign",
-    "vegetation",
-    "terrain",
-    "sky",
-    "person",
-    "rider",
-    "car",
-    "truck",
-    "bus",
-    "train",
-    "motorcycle",
-    "bicycle",
-)
-PALETTE = (
-    (128, 64, 128),
-    (244, 35, 232),
-    (70, 70, 70),
-    (102, 102, 156),
-    (190, 153, 153),
-    (153, 153, 153),
-    (250, 170, 30),
-    (220, 220, 0),
-    (107, 142, 35),
-    (152, 251, 152),
-    (70, 130, 180),
-    (220, 20, 60),
-    (255, 0, 0),
-    (0, 0, 142),
-    (0, 0, 70),
-    (0, 60, 100),
-    (0, 80, 100),
-    (0, 0, 230),
-    (119, 11, 32),
-)
 # labelIds of the 19 classes, in the order of their train ids; the other ids are ignored.
 LABEL_IDS = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
 NUM_LABEL_IDS = 34
@@ -99,7 +58,7 @@ class Cityscapes(VideoDataset):
             raise MissingFilesError(
                 root / "leftImg8bit" / split, lacking, f"{labels}/ labels more frames"
             )
-        super().__init__(f"cityscapes/{split}", _group(frames, found, max_step), CLASSES, PALETTE)
+        super().__init__(f"cityscapes/{split}", _group(frames, found, max_step), *CITYSCAPES)
         self.labels = labels
 
     def table_for(self, path: Path) -> np.ndarray:

@@ -2,16 +2,17 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
+from vidseg.classes import ClassSet
 from vidseg.methods.fcn import FCN
 from vidseg.methods.pspnet import PSPNet
 from vidseg.methods.tmanet import TMANet
 from vidseg.segmenter import VideoSegmenter
+from vidseg.suggest import did_you_mean
 from vidseg.weights import Card, load_file, read_checkpoint, state_dict_of
 
 METHODS: dict[str, Any] = {"fcn": FCN, "pspnet": PSPNet, "tmanet": TMANet}
@@ -48,9 +49,7 @@ def create(name: str, num_classes: int, **options: Any) -> VideoSegmenter:
     """
     family, _, variant = name.partition("_")
     if family not in METHODS or variant not in METHODS[family].variants:
-        close = get_close_matches(name, model_names(), n=1)
-        hint = f"; did you mean {close[0]!r}?" if close else ""
-        raise ValueError(f"unknown model {name!r}{hint} There are {', '.join(model_names())}")
+        raise ValueError(f"unknown model {name!r}{did_you_mean(name, model_names())}")
     arguments = {**METHODS[family].variants[variant], **options}
     try:
         model = METHODS[family](num_classes, **arguments)
@@ -150,9 +149,9 @@ def load_official(
     """
     official = [family for family, cls in METHODS.items() if hasattr(cls, "from_official")]
     if method not in official:
-        close = get_close_matches(method, official, n=1)
-        hint = f"; did you mean {close[0]!r}?" if close else ""
-        raise ValueError(f"no official checkpoints of {method!r} are known{hint} Known: {official}")
+        raise ValueError(
+            f"no official checkpoints of {method!r} are known{did_you_mean(method, official)}"
+        )
     content = source if isinstance(source, Mapping) else read_checkpoint(source)
     model, arguments = METHODS[method].from_official(state_dict_of(content), **options)
     model.card = _official_card(method, arguments, source)
@@ -163,7 +162,10 @@ def _official_card(method: str, arguments: dict[str, Any], source: Any) -> Card:
     variants = METHODS[method].variants
     variant = next(v for v, kept in variants.items() if kept["backbone"] == arguments["backbone"])
     origin = "a state dict" if isinstance(source, Mapping) else Path(source).name
+    classes = METHODS[method].official_classes.get(arguments["num_classes"], ClassSet((), ()))
     return Card(
+        classes=classes.names,
+        palette=classes.palette,
         architecture=f"{method}_{variant}",
         options={k: v for k, v in arguments.items() if k != "backbone"},
         source=f"the authors' checkpoint, converted from {origin}",

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from vidseg.backbones import build_backbone
 from vidseg.backbones.imagenet import load_imagenet
+from vidseg.classes import CAMVID, CAMVID_WITH_VOID, CITYSCAPES, ClassSet
 from vidseg.layers.heads import Classifier, ConvBlock, FCNHead
 from vidseg.layers.memory_read import read_memory
 from vidseg.segmenter import Memory, VideoSegmenter
@@ -142,6 +143,12 @@ class TMANet(VideoSegmenter):
             "channels": 32,
             "auxiliary_channels": 16,
         },
+    }
+    # The authors' data sets, by number of classes.
+    official_classes: ClassVar[dict[int, ClassSet]] = {
+        19: CITYSCAPES,
+        12: CAMVID_WITH_VOID,
+        11: CAMVID,
     }
     memory_type = TMANetMemory
 
@@ -268,15 +275,15 @@ class TMANet(VideoSegmenter):
                 f"the checkpoint was trained with memory_frames={options['memory_frames']} and has "
                 f"encoders for that many positions, so it cannot be used with {memory_frames}"
             )
-        known = {19: True, 11: False, 12: False}
-        if align_corners is None and options["num_classes"] not in known:
+        is_known = options["num_classes"] in cls.official_classes
+        if align_corners is None and not is_known:
             raise ValueError(
                 f"pass align_corners=True or False: the tensors cannot tell it for "
                 f"{options['num_classes']} classes (true on Cityscapes, false on CamVid)"
             )
-        options["align_corners"] = (
-            known[options["num_classes"]] if align_corners is None else align_corners
-        )
+        if align_corners is None:
+            align_corners = cls.official_classes[options["num_classes"]] is CITYSCAPES
+        options["align_corners"] = align_corners
         model = cls(**options)
         load_strictly(model, renamed)
         return model, options
