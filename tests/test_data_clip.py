@@ -89,6 +89,9 @@ def test_the_usual_step_sets_the_gap():
     parts = split_at_gaps(nameless([0, 30, 61, 90, 120, 390, 420]))
     assert [part.name for part in parts] == ["v_000000", "v_000390"]
     assert [part.name for part in split_at_gaps(nameless([0, 30, 60]))] == ["v"]
+    pairs = split_at_gaps(nameless([0, 29, 30, 59, 60]))
+    assert [part.numbers for part in pairs] == [(0,), (29, 30), (59, 60)]
+    assert pairs[1].fps == 30
 
 
 def test_preceding_frames_at_the_start_of_a_video():

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
-from statistics import median
+from statistics import median_low
 from typing import TypedDict
 
 import numpy as np
@@ -85,9 +85,10 @@ class Video:
 
 
 def usual_step(numbers: Sequence[int]) -> int:
-    """Median distance of neighbouring frame numbers; 1 for fewer than two."""
+    """Median distance of neighbouring frame numbers, one that occurs; 1 for fewer than two."""
     steps = [later - earlier for earlier, later in pairwise(numbers)]
-    return int(median(steps)) if steps else 1
+    # Low: where every 30th frame is kept with the one before it, steps are 1 and 29, never 15.
+    return median_low(steps) if steps else 1
 
 
 def split_at_gaps(video: Video, max_step: int | None = None) -> list[Video]:
