@@ -53,7 +53,7 @@ class InMemory(VideoDataset):
         extra = 8 if path.stem.startswith("wide") else 0
         rng = np.random.default_rng([7, *path.stem.encode()])
         truth = rng.integers(0, 3, (height, width + extra), dtype=np.uint8)
-        truth[rng.random(truth.shape) < self.void_share] = 3 if self.void_is_error else 255
+        truth[rng.random(truth.shape) < self.void_share] = self.ignore
         return truth
 
 

@@ -281,11 +281,7 @@ def label_file(video: Video, index: int) -> Path:
 
 def read_truth(dataset: VideoDataset, video: Video, index: int) -> np.ndarray:
     """The label of a labelled frame: (h, w) uint8, `dataset.ignore` where void."""
-    truth = dataset.read_label(label_file(video, index))
-    if dataset.void_is_error:
-        # Such a data set writes void as one more class; the matrix has its own place for void.
-        truth = np.where(truth == dataset.num_classes, dataset.ignore, truth).astype(np.uint8)
-    return truth
+    return dataset.read_label(label_file(video, index))
 
 
 def _read_label_map(
