@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from vidseg.backbones import build_backbone
-from vidseg.backbones.imagenet import load_imagenet, to_backbone_keys
+from vidseg.backbones import BACKBONES, build_backbone
+from vidseg.backbones.imagenet import SOURCES, load_imagenet, to_backbone_keys
 from vidseg.backbones.mobilenet import MobileNetV2, unfold_batch_norm
 from vidseg.backbones.resnet import ResNet
 
@@ -172,10 +172,15 @@ def test_offline_the_error_says_which_file_to_bring(monkeypatch):
     for name, file in (
         ("resnet50_v1c", "resnet50_v1c-2cccc1ad.pth"),
         ("resnet18_v1c", "resnet18_v1c"),
+        ("resnet152_v1c", "resnet152c.gluon_in1k"),
         ("mobilenetv2", "mobilenet_v2-7ebf99e0.pth"),
     ):
         with pytest.raises(FileNotFoundError, match=rf"{file}.* backbone_weights=PATH"):
             load_imagenet(nn.Identity(), name, "imagenet")
+
+
+def test_every_published_backbone_has_a_source():
+    assert set(SOURCES) == set(BACKBONES) - {"resnet_tiny"}
 
 
 def refuse(*args, **options):

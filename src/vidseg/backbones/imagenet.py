@@ -13,6 +13,7 @@ SOURCES: dict[str, tuple[str | None, str]] = {
     "resnet18_v1c": (None, "OpenMMLab's resnet18_v1c-b5776b93.pth"),
     "resnet50_v1c": ("timm/resnet50c.gluon_in1k", "OpenMMLab's resnet50_v1c-2cccc1ad.pth"),
     "resnet101_v1c": ("timm/resnet101c.gluon_in1k", "OpenMMLab's resnet101_v1c-e67eebb6.pth"),
+    "resnet152_v1c": ("timm/resnet152c.gluon_in1k", "timm's resnet152c.gluon_in1k"),
     "resnet18_etc": ("timm/resnet18.tv_in1k", "torchvision's resnet18-5c106cde.pth"),
     "resnet50_semseg": ("timm/resnet50s.gluon_in1k", "semseg's resnet50_v2.pth"),
     "resnet101_semseg": ("timm/resnet101s.gluon_in1k", "semseg's resnet101_v2.pth"),
