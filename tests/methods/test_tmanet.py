@@ -7,7 +7,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 import vidseg
 from vidseg.layers.memory_read import read_memory
 from vidseg.losses import cross_entropy
-from vidseg.methods.tmanet import TMANet
+from vidseg.methods.tmanet import Feature, TMANet
 
 
 def literal_attention(query, keys, values):
@@ -65,6 +65,20 @@ def test_every_position_has_encoders_of_its_own():
         assert count(TMANet(12, memory_frames=4)) == 34_673_272
         assert len(TMANet(19, memory_frames=2).state_dict()) == 418
         assert len(TMANet(19, memory_frames=4).state_dict()) == 466
+
+
+@pytest.mark.parametrize("stride", [8, 16])
+def test_mobilenet_variant_has_narrow_heads(stride):
+    with torch.device("meta"):
+        model = vidseg.create("tmanet_mobilenetv2", num_classes=11, output_stride=stride)
+        third, last = model.encode(torch.zeros(1, 3, 96, 128))
+        fused = model.fuse(Feature(third, last), model.initial_memory(Feature(third, last), None))
+    assert last.shape == (1, 320, 96 // stride, 128 // stride)
+    assert third.shape[1] == model.auxiliary_head.convs[0].conv.in_channels == 96
+    head = model.head
+    assert head.query_key[0].conv.out_channels == head.memory_key[3][1].conv.out_channels == 32
+    assert fused.shape[1] == 2 * head.memory_value[0][0].conv.out_channels == 2 * 128
+    assert head.fusion.conv.out_channels == head.classifier.conv_seg.in_channels == 256
 
 
 def test_fcn_head_has_the_published_size():
