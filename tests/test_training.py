@@ -5,12 +5,14 @@ from __future__ import annotations
 import csv
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
+import vidseg.training.loop as loop_module
 import vidseg.training.step as step_module
 from vidseg.training.config import OptimiserConfig, override, validate
 from vidseg.training.folder import read_metrics
@@ -217,6 +219,21 @@ def test_a_run_writes_its_folder_and_learns(tmp_path: Path) -> None:
     assert model.card.figures["mean_iou"] == done.figures["mean_iou"]
 
 
+def test_trackers_get_the_name_of_the_run(tmp_path: Path) -> None:
+    train(config_with("name=mine", "trackers=[tensorboard]", "iterations=1"), tmp_path / "run")
+    assert list((tmp_path / "run/tensorboard/mine").glob("events.*"))
+
+
+def test_trackers_that_would_be_passed_over_are_refused(tmp_path: Path, monkeypatch) -> None:
+    with pytest.raises(
+        ValueError, match="unknown tracker 'tensorbord'; did you mean 'tensorboard'"
+    ):
+        train(config_with("trackers=[tensorbord]"), tmp_path / "run")
+    monkeypatch.setattr(loop_module, "get_available_trackers", list)
+    with pytest.raises(ValueError, match="'tensorboard' needs its package, which is not installed"):
+        train(config_with("trackers=[tensorboard]"), tmp_path / "run")
+
+
 def test_accumulated_batches_take_the_step_of_the_whole_batch(tmp_path: Path) -> None:
     # Batch norm would see other statistics, dropout other draws, the mean of means other pixels.
     still = ("freeze_bn=all", "model.options={dropout: 0.0}", "loss.average=all")
@@ -252,11 +269,16 @@ def test_fp16_without_a_gpu_is_refused(tmp_path: Path) -> None:
         train(config_with("precision=fp16"), tmp_path / "run")
 
 
-def test_what_is_unsafe_on_a_cpu_is_refused(tmp_path: Path) -> None:
+def test_what_is_unsafe_on_a_cpu_is_refused(tmp_path: Path, monkeypatch) -> None:
     if torch.accelerator.is_available():
         pytest.skip("there is a GPU")
     with pytest.raises(ValueError, match="set channels_last=false"):
         train(config_with("precision=bf16", "channels_last=true"), tmp_path / "run")
+    two = SimpleNamespace(num_processes=2, device=torch.device("cpu"))
+    monkeypatch.setattr(loop_module, "Accelerator", lambda **options: two)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ValueError, match="sync_bn needs GPUs; set sync_bn=false"):
+        train(config_with("sync_bn=true"), tmp_path / "run")
 
 
 @pytest.mark.parametrize("what", ["loss", "gradient"])

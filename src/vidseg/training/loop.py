@@ -20,12 +20,14 @@ from typing import Any
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs
 from accelerate.state import AcceleratorState
-from accelerate.utils import ProjectConfiguration
+from accelerate.tracking import get_available_trackers
+from accelerate.utils import LoggerType, ProjectConfiguration
 from torch import Tensor, nn
 
 from vidseg import weights
 from vidseg.data import VideoDataset
 from vidseg.segmenter import VideoSegmenter
+from vidseg.suggest import did_you_mean
 from vidseg.training.checkpoint import Checkpoints, RunLock, write_text, write_with
 from vidseg.training.config import TrainingConfig
 from vidseg.training.folder import Metrics, environment, prepare
@@ -173,7 +175,7 @@ class _Run:
             write_text(folder / "environment.json", json.dumps(facts, indent=2) + "\n")
         # A tracker writes beside what a killed run left; TensorBoard hides its steps from there on.
         purge = {"tensorboard": {"purge_step": self.start + 1}}
-        accelerator.init_trackers("tensorboard", init_kwargs=purge)
+        accelerator.init_trackers(config.name, init_kwargs=purge)
         sampler = StepSampler(
             self.start,
             config.iterations,
@@ -358,7 +360,9 @@ def _accelerator(config: TrainingConfig, folder: Path) -> Accelerator:
     AcceleratorState._reset_state()  # an earlier run of this process may have had another precision
     if config.precision == "fp16" and not torch.cuda.is_available():
         raise ValueError("precision=fp16 needs a GPU; use bf16 or fp32 on this machine")
+    _check_trackers(config.trackers)
     if config.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA starts
         torch.use_deterministic_algorithms(True, warn_only=True)
     processes = int(os.environ.get("WORLD_SIZE", "1"))
     accelerator = Accelerator(
@@ -367,7 +371,7 @@ def _accelerator(config: TrainingConfig, folder: Path) -> Accelerator:
         mixed_precision="no" if config.precision == "fp32" else config.precision,
         gradient_accumulation_steps=config.accumulate,
         log_with=list(config.trackers) or None,
-        project_config=ProjectConfiguration(str(folder), logging_dir=str(folder)),
+        project_config=ProjectConfiguration(str(folder), logging_dir=str(folder / "tensorboard")),
         kwargs_handlers=[
             # Unused parameters may exist; and DDP then keeps its buckets, so that the sums of a
             # resumed run are taken in the same order.
@@ -386,6 +390,20 @@ def _accelerator(config: TrainingConfig, folder: Path) -> Accelerator:
     if config.sync_bn and accelerator.num_processes > 1 and is_cpu:
         raise ValueError("sync_bn needs GPUs; set sync_bn=false to train with processes on a CPU")
     return accelerator
+
+
+def _check_trackers(names: tuple[str, ...]) -> None:
+    """Accelerate passes over a tracker whose package is missing, without a word."""
+    there = [str(tracker.value) for tracker in get_available_trackers()]
+    known = [str(tracker.value) for tracker in LoggerType]
+    for name in names:
+        if name not in known:
+            raise ValueError(f"unknown tracker {name!r}{did_you_mean(name, known)}")
+        if name not in there and name != "all":
+            raise ValueError(
+                f"the tracker {name!r} needs its package, which is not installed; there are: "
+                f"{', '.join(there) or 'none'} (metrics.jsonl and metrics.csv are always written)"
+            )
 
 
 def _close(accelerator: Accelerator) -> None:
