@@ -159,7 +159,7 @@ def test_official_sizes_are_inferred(tmp_path):
         torch.testing.assert_close(loaded(frames)[0].logits, model(frames)[0].logits)
     assert loaded.card.architecture == "tmanet_r18"
     assert loaded.card.classes == ()
-    with pytest.raises(ValueError, match="trained with memory_frames=3 .* cannot be used with 4"):
+    with pytest.raises(ValueError, match=r"trained with memory_frames=3 .* cannot be used with 4"):
         vidseg.load_official("tmanet", tensors, align_corners=False, memory_frames=4)
     vidseg.weights.save(loaded, tmp_path / "ours.safetensors")
     assert vidseg.load(tmp_path / "ours.safetensors").memory_frames == 3
