@@ -1,7 +1,6 @@
 """Weights on disk: safetensors with a card, and the authors' pickles read without running them."""
 
 import json
-import os
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -12,6 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
+
+from vidseg.atomic import replacing
 
 IMAGENET_MEAN = (123.675, 116.28, 103.53)
 IMAGENET_STD = (58.395, 57.12, 57.375)
@@ -138,15 +139,8 @@ def save(model: torch.nn.Module, path: str | Path, *, half: bool = False, **chan
         name: (t.half() if half and t.is_floating_point() else t).detach().cpu().contiguous()
         for name, t in model.state_dict().items()
     }
-    part = path.with_name(path.name + ".part")
-    try:
-        with part.open("wb") as file:
-            file.write(to_bytes(tensors, metadata={"card": card.to_json()}))
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+    with replacing(path) as file:
+        file.write(to_bytes(tensors, metadata={"card": card.to_json()}))
 
 
 def load_file(path: str | Path) -> tuple[dict[str, Tensor], Card]:

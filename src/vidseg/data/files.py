@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 
+from vidseg.atomic import replacing
 from vidseg.segmenter import IGNORE
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
@@ -147,18 +147,10 @@ def name_missing(folder: Path, names: list[str], reason: str) -> str:
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Write a file under a temporary name and rename it, so that it is whole or not there."""
+    """Write a file and the folders above it, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with beside.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(path)
-    except BaseException:
-        beside.unlink(missing_ok=True)
-        raise
+    with replacing(path, shared=True) as file:
+        file.write(content)
 
 
 def write_image(path: Path, image: np.ndarray) -> None:

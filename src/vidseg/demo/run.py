@@ -5,7 +5,6 @@ network, from whose weights both go on for as many steps again, on the same samp
 """
 
 import json
-import os
 import tempfile
 import time
 from collections.abc import Iterator
@@ -18,6 +17,7 @@ import numpy as np
 import torch
 
 from vidseg import weights
+from vidseg.atomic import write_text
 from vidseg.data import VideoDataset, open_dataset
 from vidseg.demo.page import demo_page, write_overlay
 from vidseg.inference.evaluate import evaluate
@@ -160,7 +160,7 @@ def run_demo(
             weights.save(runs[name].model, folder / f"{name}.safetensors")
     seconds = time.monotonic() - begin_s
     demo = Demo(runs[TWIN], runs[VIDEO], dataset, iterations, seed, seconds)
-    _write_record(folder / "metrics.json", demo)
+    write_text(folder / "metrics.json", json.dumps(demo.summary(), indent=2))
     with stage("writing overlay.mp4", dataset.num_frames, unit="frames") as meter:
         write_overlay(folder / "overlay.mp4", demo, meter.advance)
     demo_page(demo).write(folder / "report.html")
@@ -261,12 +261,3 @@ def _one_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-def _write_record(path: Path, demo: Demo) -> None:
-    partial = path.with_name(path.name + ".partial")
-    with partial.open("w", encoding="utf-8") as file:
-        json.dump(demo.summary(), file, indent=2)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)

@@ -4,7 +4,6 @@ import csv
 import io
 import json
 import math
-import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from vidseg.atomic import write_text
 from vidseg.data.clip import Video, VideoDataset
 from vidseg.data.files import read_indices
 from vidseg.metrics.confusion import ConfusionMatrix
@@ -125,14 +125,15 @@ class Evaluation:
         folder.mkdir(parents=True, exist_ok=True)
         summary = self.summary()
         everything = {**summary, **extra, "confusion": self.matrix.counts.tolist()}
-        _write(folder / "metrics.json", json.dumps(everything, indent=2, allow_nan=False) + "\n")
+        text = json.dumps(everything, indent=2, allow_nan=False)
+        write_text(folder / "metrics.json", text + "\n")
         rows = io.StringIO(newline="")
         writer = csv.writer(rows)
         writer.writerow(["class", "iou", "accuracy"])
         for name, row in summary["classes"].items():
             writer.writerow([name, *("-" if v is None else v for v in row.values())])
         writer.writerow(["mean", summary["mean_iou"], summary["mean_class_accuracy"]])
-        _write(folder / "metrics.csv", rows.getvalue())
+        write_text(folder / "metrics.csv", rows.getvalue())
 
 
 class Scorer:
@@ -304,12 +305,3 @@ def _read_label_map(
 
 def _or_none(value: float) -> float | None:
     return None if math.isnan(value) else value
-
-
-def _write(path: Path, text: str) -> None:
-    partial = path.with_name(path.name + ".partial")
-    with partial.open("w", encoding="utf-8", newline="") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)

@@ -7,13 +7,14 @@ A page is a list of fragments. Every fragment function takes plain values, escap
 import base64
 import io
 import math
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from vidseg.atomic import write_text
 
 MAX_PICTURE_WIDTH_PX = 480
 SERIES_COLOURS = ("var(--first)", "var(--second)", "var(--third)", "var(--fourth)")
@@ -61,14 +62,8 @@ class Page:
         )
 
     def write(self, path: Path | str) -> None:
-        """Write the file under a temporary name, then rename it."""
-        path = Path(path)
-        partial = path.with_name(path.name + ".partial")
-        with partial.open("w", encoding="utf-8") as file:
-            file.write(self.render())
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
+        """Write the page as one file, whole or not at all."""
+        write_text(Path(path), self.render())
 
 
 def _style() -> str:

@@ -6,43 +6,15 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
 import torch
 
+from vidseg.atomic import replacing
+
 STALE_S = 60.0
 HEARTBEAT_S = 10.0
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[IO[bytes]]:
-    """Open a file for writing that appears under its name only when it is whole and on disk.
-
-    Args:
-        path: the file; one of this name is replaced, or kept if anything goes wrong.
-
-    Yields:
-        A binary file to write.
-
-    Raises:
-        OSError: it could not be written (a full disk); names `path`.
-    """
-    part = path.with_name(path.name + ".part")
-    try:
-        with part.open("wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
-        _sync_folder(path.parent)
-    except OSError as error:
-        raise OSError(error.errno, error.strerror or str(error), str(path)) from error
-    finally:
-        with contextlib.suppress(OSError):
-            part.unlink(missing_ok=True)
 
 
 def _sync_folder(folder: Path) -> None:
@@ -92,6 +64,7 @@ def write_state(path: Path, state: dict[str, Any]) -> None:
             if recorder.error is not None:
                 raise recorder.error from error
             raise
+    _sync_folder(path.parent)
 
 
 def read_state(path: Path) -> dict[str, Any]:
@@ -244,19 +217,3 @@ def _is_alive(pid: int) -> bool:
     except PermissionError:
         return True
     return True
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a text file atomically."""
-    with replacing(path) as file:
-        file.write(text.encode("utf-8"))
-
-
-def write_with(path: Path, write: Callable[[Path], None]) -> None:
-    """Let `write` make a file under a temporary name of the same suffix, then rename it."""
-    part = path.with_name(f".part-{path.name}")
-    try:
-        write(part)
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)

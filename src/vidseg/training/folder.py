@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from vidseg.training.checkpoint import write_text, write_with
+from vidseg.atomic import replacing, write_text
 from vidseg.training.config import (
     TrainingConfig,
     differences,
@@ -191,4 +191,5 @@ def write_sample(
     overlays = [(image * 0.4 + colours[m] * 0.6).astype(np.uint8) for m in (truth, labels)]
     path.parent.mkdir(parents=True, exist_ok=True)
     picture = Image.fromarray(np.concatenate([image, *overlays], axis=1))
-    write_with(path, picture.save)
+    with replacing(path) as file:
+        picture.save(file, "PNG")

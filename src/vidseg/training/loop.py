@@ -25,10 +25,11 @@ from accelerate.utils import LoggerType, ProjectConfiguration
 from torch import Tensor, nn
 
 from vidseg import weights
+from vidseg.atomic import write_text
 from vidseg.data import VideoDataset
 from vidseg.segmenter import VideoSegmenter
 from vidseg.suggest import did_you_mean
-from vidseg.training.checkpoint import Checkpoints, RunLock, write_text, write_with
+from vidseg.training.checkpoint import Checkpoints, RunLock
 from vidseg.training.config import TrainingConfig
 from vidseg.training.folder import Metrics, environment, prepare
 from vidseg.training.optimiser import (
@@ -331,8 +332,7 @@ class _Run:
         model = self.model if self.averaged is None else self.averaged
         best = self.best if name == "best" and self.best is not None else {}
         figures = {k: v for k, v in best.items() if v == v}  # JSON has no NaN
-        path = self.folder / f"{name}.safetensors"
-        write_with(path, lambda part: weights.save(model, part, figures=figures))
+        weights.save(model, self.folder / f"{name}.safetensors", figures=figures)
 
 
 def _open_validation(config: TrainingConfig, dataset: VideoDataset) -> VideoDataset:
