@@ -179,6 +179,7 @@ def test_a_video_that_ends_before_its_labels_is_told(raw: Path, labels: Path, tm
     write_label(labels / "0016E5_00030.png", [[0]])
     done = prepare_camvid(raw, tmp_path / "out", labels=labels, before=1)
     assert any("ends with frame 8, but frames up to 30" in problem for problem in done.problems)
+    assert done.has_damage
 
 
 def test_a_damaged_video_gives_what_it_has(raw: Path, tmp_path: Path):
@@ -308,6 +309,10 @@ def test_cityscapes_can_link(city: Path, tmp_path: Path):
     frames = list((tmp_path / "out" / "leftImg8bit_sequence").rglob("*.png"))
     assert len(frames) == 2
     assert all(path.is_symlink() for path in frames)
+    moved = city.rename(tmp_path / "moved")
+    again = prepare_cityscapes(moved, tmp_path / "out", before=1, link=True)
+    assert (again.written, again.kept) == (2, 1)
+    assert all(path.exists() for path in frames)
 
 
 def test_cityscapes_tells_missing_frames_and_bad_labels(city: Path, tmp_path: Path):
@@ -342,6 +347,15 @@ def test_the_command_prepares_and_checks(raw: Path, labels: Path, tmp_path: Path
     assert "0016E5.MXF: 9 frames" in told.err, "progress in plain lines"
     assert run(*line) == 0
     assert "0 files written, 16 kept" in capsys.readouterr().out
+
+
+def test_the_command_ends_with_1_for_a_damaged_video(raw: Path, tmp_path: Path, capsys):
+    path = write_video(raw / "0016E5.MXF", 60)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size * 6 // 10])
+    assert run("data", "prepare", "camvid", "--raw", raw, "--out", tmp_path / "out") == 1
+    told = capsys.readouterr()
+    assert "0016E5.MXF is damaged after frame" in told.err
+    assert "files written" in told.out
 
 
 def test_the_command_prepares_cityscapes(city: Path, tmp_path: Path, capsys):

@@ -54,7 +54,8 @@ def camvid(
 ) -> None:
     """Decode CamVid's raw videos to frames with their names; convert labels; write split lists.
 
-    A second run goes on where the first one stopped. Frame k of a raw video gets the number k
+    A second run goes on where the first one stopped. A damaged video gives its frames up to the
+    damage, which is reported (exit code 1). Frame k of a raw video gets the number k
     (6660 + k for 0001TP); --numbering authors gives k - 1, as the script of TMANet's authors does.
     """
     from vidseg.cli.console import progress
@@ -110,6 +111,8 @@ def _tell(done: Prepared, out: Path, kind: str) -> None:
         markup=False,
         soft_wrap=True,
     )
+    if done.has_damage:
+        raise typer.Exit(1)
 
 
 @app.command()

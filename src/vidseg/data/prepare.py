@@ -41,11 +41,18 @@ class Prepared:
         written: files written by this run.
         kept: files found from an earlier run.
         problems: what was missing or looks wrong, one sentence each.
+        has_damage: a video broke off, or ends before the frames that it should have.
     """
 
     written: int
     kept: int
     problems: list[str]
+    has_damage: bool = False
+
+    def tell_damage(self, problem: str) -> None:
+        """Note that a source did not give all that it should."""
+        self.problems.append(problem)
+        self.has_damage = True
 
     def count(self, is_written: bool) -> None:
         """Count one file: written now, or kept from an earlier run."""
@@ -130,7 +137,9 @@ def _convert_label_ids(
                 target = target.with_name(name)
                 is_made = not target.exists()
                 if is_made:
-                    train_ids = map_values(read_indices(path), table, path, 34)
+                    train_ids = map_values(
+                        read_indices(path), table, path, cityscapes.NUM_LABEL_IDS
+                    )
                     write_image(target, train_ids)
                 done.count(is_made)
             meter.advance()
@@ -170,6 +179,7 @@ def copy_file(path: Path, target: Path, *, link: bool = False) -> bool:
         return False
     if link:
         target.parent.mkdir(parents=True, exist_ok=True)
+        target.unlink(missing_ok=True)  # a link to where the file was before
         target.symlink_to(path.resolve())
     else:
         write_whole(target, path.read_bytes())

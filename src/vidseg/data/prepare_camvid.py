@@ -330,7 +330,7 @@ def _extract(
             if number == last:
                 break
     if last is not None and number < last:
-        done.problems.append(
+        done.tell_damage(
             f"{path} ends with frame {number}, but frames up to {last} are labelled or wanted"
         )
     if needed is None and len(done.problems) == problems:
@@ -355,12 +355,12 @@ def _decode(path: Path, first: int, done: Prepared) -> Iterator[tuple[int, Video
     except (FFmpegError, ValueError) as error:
         if number < first:
             raise ValueError(f"{path} cannot be decoded: {error}") from error
-        done.problems.append(f"{path} is damaged after frame {number}: {error}")
+        done.tell_damage(f"{path} is damaged after frame {number}: {error}")
         return
     if number < first:
         raise ValueError(f"{path} holds no frame that can be decoded")
     if number - first + 1 < announced:
-        done.problems.append(
+        done.tell_damage(
             f"{path} is damaged after frame {number}: {announced} frames were announced, "
             f"{number - first + 1} came"
         )
