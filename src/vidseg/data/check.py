@@ -15,6 +15,7 @@ import numpy as np
 
 from vidseg.data import open_dataset
 from vidseg.data.camvid import SPLITS
+from vidseg.data.cityscapes import FRAME_FOLDERS
 from vidseg.data.clip import Video, VideoDataset
 from vidseg.data.files import MissingFilesError
 from vidseg.data.prepare import Progress, silent
@@ -133,8 +134,7 @@ def find_splits(kind: str, root: Path) -> list[str]:
             if (root / f"{split}annot").is_dir() or (root / "annotations" / f"{split}.txt").exists()
         ]
     elif kind == "cityscapes":
-        folders = ("leftImg8bit_sequence", "leftImg8bit")
-        names = sorted({path.name for folder in folders for path in (root / folder).glob("*/")})
+        names = sorted({path.name for name in FRAME_FOLDERS for path in (root / name).glob("*/")})
     else:
         names = sorted(path.name for path in root.glob("*/"))
     if not names:
