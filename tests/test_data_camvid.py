@@ -162,6 +162,9 @@ def test_wrong_folders_and_names(tmp_path: Path):
     save_label(tmp_path / "valannot" / "thumbs.png")
     with pytest.raises(ValueError, match=r"thumbs\.png: a CamVid file is named like"):
         open_dataset("camvid", tmp_path, "val")
+    make_small(tmp_path, "test", ["0016E5_00390", "0016E5_f00390"])
+    with pytest.raises(ValueError, match=r"0016E5_f00390\.jpg and .* have one frame number"):
+        open_dataset("camvid", tmp_path, "test")
 
 
 @pytest.mark.parametrize(

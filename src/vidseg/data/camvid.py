@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal
@@ -11,7 +10,7 @@ from typing import Literal
 import numpy as np
 
 from vidseg.classes import CAMVID, CAMVID_WITH_VOID
-from vidseg.data.clip import IGNORE, Video, VideoDataset, split_at_gaps
+from vidseg.data.clip import IGNORE, Video, VideoDataset, split_at_gaps, videos_by_source
 from vidseg.data.files import MissingFilesError, list_images
 
 SPLITS = ("train", "val", "test")
@@ -173,24 +172,9 @@ def _list_sequence(root: Path, which: str) -> dict[str, Path]:
 
 
 def _group(frames: dict[str, Path], labels: dict[str, Path]) -> list[Video]:
-    sources: dict[str, dict[int, str]] = defaultdict(dict)
-    for stem, path in frames.items():
-        source, number = parse_stem(path)
-        if number in sources[source]:
-            raise ValueError(f"{path} and {frames[sources[source][number]]} have one frame number")
-        sources[source][number] = stem
-    videos = []
-    for source, stems in sorted(sources.items()):
-        numbers = sorted(stems)
-        whole = Video(
-            name=source,
-            frames=tuple(frames[stems[n]] for n in numbers),
-            labels=tuple(labels.get(stems[n]) for n in numbers),
-            numbers=tuple(numbers),
-            rate_hz=RATE_HZ,
-        )
-        videos += split_at_gaps(whole)
-    return videos
+    places = {stem: parse_stem(path) for stem, path in frames.items()}
+    whole = videos_by_source(places, frames, labels, RATE_HZ)
+    return [part for video in whole for part in split_at_gaps(video)]
 
 
 def _check_choice(what: str, value: object, choices: Iterable[object]) -> None:

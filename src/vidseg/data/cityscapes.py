@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections import defaultdict
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from vidseg.classes import CITYSCAPES
-from vidseg.data.clip import IGNORE, Video, VideoDataset, split_at_gaps
+from vidseg.data.clip import IGNORE, Video, VideoDataset, split_at_gaps, videos_by_source
 from vidseg.data.files import MissingFilesError, identity_table, list_images
 
 # labelIds of the 19 classes, in the order of their train ids; the other ids are ignored.
@@ -133,20 +132,9 @@ def find_labels(root: Path, split: str, labels: str) -> dict[str, Path]:
 
 
 def _group(frames: dict[str, Path], labels: dict[str, Path], max_step: int) -> list[Video]:
-    sources: dict[str, dict[int, str]] = defaultdict(dict)
-    for stem, path in frames.items():
-        source, number = parse_frame(path)
-        sources[source][number] = stem
-    videos = []
-    for source, stems in sorted(sources.items()):
-        numbers = sorted(stems)
-        whole = Video(
-            name=source,
-            frames=tuple(frames[stems[n]] for n in numbers),
-            labels=tuple(labels.get(stems[n]) for n in numbers),
-            numbers=tuple(numbers),
-            rate_hz=RATE_HZ,
-        )
-        parts = split_at_gaps(whole, max_step)
-        videos += [replace(part, name=f"{source}_{part.numbers[0]:06d}") for part in parts]
-    return videos
+    places = {stem: parse_frame(path) for stem, path in frames.items()}
+    return [
+        replace(part, name=f"{video.name}_{part.numbers[0]:06d}")
+        for video in videos_by_source(places, frames, labels, RATE_HZ)
+        for part in split_at_gaps(video, max_step)
+    ]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
@@ -89,6 +90,43 @@ def usual_step(numbers: Sequence[int]) -> int:
     steps = [later - earlier for earlier, later in pairwise(numbers)]
     # Low: where every 30th frame is kept with the one before it, steps are 1 and 29, never 15.
     return median_low(steps) if steps else 1
+
+
+def videos_by_source(
+    places: Mapping[str, tuple[str, int]],
+    frames: Mapping[str, Path],
+    labels: Mapping[str, Path],
+    rate_hz: float,
+) -> list[Video]:
+    """Sort the files of a data set into one video a source, in the order of their numbers.
+
+    Args:
+        places: name of a frame -> its source and its number.
+        frames: name of a frame -> its image.
+        labels: name of a frame -> its labels, where it has any.
+        rate_hz: see `Video`.
+
+    Raises:
+        ValueError: two frames of a source have one number.
+    """
+    sources: dict[str, dict[int, str]] = defaultdict(dict)
+    for name, (source, number) in places.items():
+        twin = sources[source].setdefault(number, name)
+        if twin != name:
+            raise ValueError(f"{frames[name]} and {frames[twin]} have one frame number")
+    videos = []
+    for source, names in sorted(sources.items()):
+        numbers = sorted(names)
+        videos.append(
+            Video(
+                name=source,
+                frames=tuple(frames[names[n]] for n in numbers),
+                labels=tuple(labels.get(names[n]) for n in numbers),
+                numbers=tuple(numbers),
+                rate_hz=rate_hz,
+            )
+        )
+    return videos
 
 
 def split_at_gaps(video: Video, max_step: int | None = None) -> list[Video]:
