@@ -11,9 +11,9 @@ import numpy as np
 import torch
 
 from vidseg.segmenter import IGNORE
+from vidseg.weights import IMAGENET_MEAN, IMAGENET_STD, Card
 
-IMAGENET_MEAN = (123.675, 116.28, 103.53)
-IMAGENET_STD = (58.395, 57.12, 57.375)
+RGB = tuple[float, float, float]
 MAX_REDRAWS = 10
 
 
@@ -136,8 +136,8 @@ class TrainTransform:
     max_class_share: float = 0.75
     flip: float = 0.5
     photometric: Literal["clip", "frame", "none"] = "clip"
-    mean: tuple[float, float, float] = IMAGENET_MEAN
-    std: tuple[float, float, float] = IMAGENET_STD
+    mean: RGB = IMAGENET_MEAN
+    std: RGB = IMAGENET_STD
 
     def __post_init__(self) -> None:
         if len(self.crop) != 2 or min(self.crop) < 1:
@@ -219,17 +219,15 @@ class TrainTransform:
 
 @dataclass(frozen=True)
 class EvalTransform:
-    """Normalise, and resize the frames if asked; labels keep their original size.
+    """Normalise; frames and labels keep their own size.
 
     Attributes:
         mean: RGB, on the 0..255 scale.
         std: RGB, on the 0..255 scale.
-        size: (H, W) that the frames are resized to; None for their own.
     """
 
-    mean: tuple[float, float, float] = IMAGENET_MEAN
-    std: tuple[float, float, float] = IMAGENET_STD
-    size: tuple[int, int] | None = None
+    mean: RGB = IMAGENET_MEAN
+    std: RGB = IMAGENET_STD
 
     def __call__(
         self,
@@ -251,9 +249,6 @@ class EvalTransform:
             ValueError: frames and label differ in size, or are not uint8.
         """
         check_clip(frames, label)
-        size = self.size
-        if size is not None:
-            frames = [resize_image(frame, size) for frame in frames]
         return normalise(frames, self.mean, self.std), torch.from_numpy(label.astype(np.int64))
 
 
@@ -279,14 +274,9 @@ def resize_labels(label: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return cv2.resize(label, (size[1], size[0]), interpolation=cv2.INTER_NEAREST)
 
 
-def normalise(
-    frames: Sequence[np.ndarray], mean: Sequence[float], std: Sequence[float]
-) -> torch.Tensor:
+def normalise(frames: Sequence[np.ndarray], mean: RGB, std: RGB) -> torch.Tensor:
     """(x - mean) / std of (H, W, 3) uint8 images, as (T, 3, H, W) float32."""
-    stacked = torch.from_numpy(np.stack([frame.transpose(2, 0, 1) for frame in frames]))
-    channels = (3, 1, 1)
-    shift, spread = torch.tensor(mean).view(channels), torch.tensor(std).view(channels)
-    return (stacked.float() - shift).div_(spread)
+    return Card(mean=mean, std=std).normalise(np.stack(frames))
 
 
 def check_clip(frames: Sequence[np.ndarray], label: np.ndarray) -> None:

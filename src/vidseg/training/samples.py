@@ -15,7 +15,6 @@ from torch.utils.data import DataLoader, Sampler
 
 from vidseg.data import (
     ClipDataset,
-    EvalTransform,
     Snippet,
     TrainTransform,
     VideoDataset,
@@ -92,11 +91,7 @@ def plain_frames(
     """`count` labelled frames spread over the data set, normalised, each (1, 3, H, W)."""
     frames = [video.frames[i] for video in dataset.videos for i in video.labelled]
     for place in np.linspace(0, len(frames) - 1, min(count, len(frames))).round().astype(int):
-        image = dataset.read_frame(frames[place])
-        clip, _ = EvalTransform(model.card.mean, model.card.std)(
-            [image], np.zeros(image.shape[:2], np.uint8)
-        )
-        yield clip
+        yield model.card.normalise(dataset.read_frame(frames[place]))[None]
 
 
 @dataclass(frozen=True)
