@@ -15,7 +15,7 @@ from torch import nn
 import vidseg.training.loop as loop_module
 import vidseg.training.step as step_module
 from vidseg.training.config import OptimiserConfig, override, validate
-from vidseg.training.folder import read_metrics
+from vidseg.training.folder import Metrics, read_metrics
 from vidseg.training.loop import NonFiniteLoss, train
 from vidseg.training.optimiser import (
     average_decay,
@@ -232,6 +232,16 @@ def test_trackers_that_would_be_passed_over_are_refused(tmp_path: Path, monkeypa
     monkeypatch.setattr(loop_module, "get_available_trackers", list)
     with pytest.raises(ValueError, match="'tensorboard' needs its package, which is not installed"):
         train(config_with("trackers=[tensorboard]"), tmp_path / "run")
+
+
+def test_records_are_strict_json(tmp_path: Path) -> None:
+    metrics = Metrics(tmp_path, step=0)
+    metrics.add({"step": 1, "iou/train": float("nan"), "gradient_norm": float("inf"), "loss": 0.5})
+    assert read_metrics(tmp_path) == [
+        {"step": 1, "iou/train": None, "gradient_norm": None, "loss": 0.5}
+    ]
+    metrics.write_csv()
+    assert (tmp_path / "metrics.csv").read_text().splitlines()[1] == "1,,,0.5"
 
 
 def test_accumulated_batches_take_the_step_of_the_whole_batch(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import math
 import platform
 import subprocess
 import sys
@@ -59,8 +60,9 @@ class Metrics:
 
 
 def _line(record: Mapping[str, Any]) -> str:
-    values = {k: None if isinstance(v, float) and v != v else v for k, v in record.items()}
-    return json.dumps(values) + "\n"
+    # JSON has neither NaN (an absent class) nor infinity (fp16's first gradients).
+    odd = {k for k, v in record.items() if isinstance(v, float) and not math.isfinite(v)}
+    return json.dumps({k: None if k in odd else v for k, v in record.items()}) + "\n"
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
