@@ -429,6 +429,27 @@ def test_command_writes_figures_and_a_report(weights_file, tmp_path, capsys):
     assert report.count("<figure>") == 4 * 3
 
 
+def test_command_scores_label_maps_and_shows_absent_classes_as_dashes(tmp_path, capsys):
+    video = tmp_path / "mine" / "val" / "street"
+    for folder in (video / "frames", video / "masks", tmp_path / "maps"):
+        folder.mkdir(parents=True)
+    classes = {"road": [128, 64, 128], "car": [0, 0, 142], "sky": [70, 130, 180]}
+    (tmp_path / "mine" / "classes.json").write_text(json.dumps({"classes": classes}))
+    truth, labels = np.zeros((4, 8), np.uint8), np.zeros((4, 8), np.uint8)
+    truth[2:], labels[:, 4:] = 255, 2  # half of it void; half of the rest is taken for sky
+    Image.new("RGB", (8, 4)).save(video / "frames" / "0.png")
+    Image.fromarray(truth).save(video / "masks" / "0.png")
+    Image.fromarray(labels).save(tmp_path / "maps" / "0.png")
+    words = ("--predictions", tmp_path / "maps", "--data", "folder", "--root", tmp_path / "mine")
+    assert run("evaluate", *words) == 0
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["road", "50.00", "50.00"] in rows
+    assert ["car", "-", "-"] in rows, "neither there nor predicted"
+    assert ["sky", "0.00", "-"] in rows, "predicted, but not there"
+    assert ["mean", "25.00", "50.00"] in rows
+    assert ["pixel", "accuracy", "50.00"] in [row[:3] for row in rows]
+
+
 def test_command_writes_json(weights_file, capsys):
     words = ["--quiet", "evaluate", weights_file, *SYNTHETIC, "--sliding", "32x32", "--json"]
     assert run(*words) == 0

@@ -233,14 +233,13 @@ def _show(name: str, result: Evaluation, steadiness: dict[str, Any], out: Path |
     from rich.table import Table
 
     from vidseg.cli.console import console
-    from vidseg.report.html import percent
 
     conventions = result.conventions
     console.print(f"{name} on {conventions['data']}, {result.num_frames} frames", markup=False)
     table = Table(box=None, padding=(0, 2, 0, 0))
     table.add_column("class")
-    table.add_column("IoU", justify="right")
-    table.add_column("accuracy", justify="right")
+    table.add_column("IoU, %", justify="right")
+    table.add_column("accuracy, %", justify="right")
     iou, accuracy = result.class_iou.tolist(), result.class_accuracy.tolist()
     for row in zip(result.classes, map(_percent, iou), map(_percent, accuracy), strict=True):
         table.add_row(*row)
@@ -248,7 +247,7 @@ def _show(name: str, result: Evaluation, steadiness: dict[str, Any], out: Path |
     means = result.mean_iou, result.mean_class_accuracy
     table.add_row("mean", *map(_percent, means), style="bold")
     console.print(table)
-    console.print(f"pixel accuracy {percent(result.pixel_accuracy)}")
+    console.print(f"pixel accuracy {_percent(result.pixel_accuracy)} %")
     for figure, value in _in_words(steadiness):
         console.print(f"{figure} {value}", markup=False)
     if result.ms_per_frame is not None:
