@@ -1,5 +1,6 @@
-"""ETC's PSPNet-18 against tensors made by its authors' modules (specification, section 1)."""
+"""PSPNet against tensors made by the authors' modules: ETC's R18, semseg's R50 and R101."""
 
+import pytest
 import torch
 from rules import clip, read_case, state_dict
 
@@ -31,3 +32,27 @@ def test_pspnet18(shared):
         # The case's tolerance: 2e-4 of the largest value.
         atol = 2e-4 * float(expected[name].abs().max())
         torch.testing.assert_close(tap, expected[name], rtol=0, atol=atol)
+
+
+@pytest.mark.parametrize("depth", [50, 101])
+def test_semseg(shared, depth):
+    """LMANet's authors put their memory into semseg's PSPNet: its first frame has none yet."""
+    case, expected = read_case(shared, "lmanet", f"lma_pspnet{depth}")
+    model = vidseg.create(f"pspnet_r{depth}", num_classes=19).eval()
+    renamed = {}
+    for name, value in state_dict(shared, case["state"]).items():
+        part, _, rest = name.partition(".")
+        if part == "encoder":
+            renamed["backbone." + rest.replace("layer0.", "stem.")] = value
+        elif part in ("ppm", "decoder"):
+            renamed[name.removeprefix("decoder.")] = value
+    auxiliary = {k: v for k, v in model.state_dict().items() if k.startswith("aux.")}
+    load_strictly(model, {**auxiliary, **renamed})
+    frames = clip(shared, *case["config"]["inputs"])
+    with torch.no_grad():
+        logits = model.step(frames[:, 0])[0].resize()[0, 0]
+    # A twentieth channel, of zeros, is the authors' class of ignored pixels.
+    stored = expected["logits"][0, 0, :19]
+    step = 2 if "logits" in case.get("stored_subsampled", {}) else 1
+    atol = 2e-4 * float(stored.abs().max())
+    torch.testing.assert_close(logits[:, ::step, ::step], stored, rtol=0, atol=atol)
