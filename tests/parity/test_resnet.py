@@ -7,6 +7,8 @@ import pytest
 import torch
 from rules import clip, read_case, state_dict
 
+from torch.nn import functional as F
+
 from vidseg.backbones import ResNet
 from vidseg.backbones.imagenet import to_backbone_keys
 from vidseg.layers.pyramid import PyramidPooling
@@ -47,3 +49,34 @@ def of_module(tensors, module):
         for k, v in tensors.items()
         if k.startswith(prefix) and not k.startswith(f"{prefix}fc.")
     }
+
+
+def test_strided_with_leaky_activations(shared):
+    """TDNet's FANet: every stage halves the size; its attention is linear and has no softmax."""
+    case, expected = read_case(shared, "tdnet", "td2_fa18_64x96")
+    official = state_dict(shared, case["state_dict"])
+    backbone = ResNet(18, strides=(2, 2, 2, 2), dilations=(1, 1, 1, 1), slope=0.01).eval()
+    load_strictly(backbone, to_backbone_keys(of_module(official, "pretrained1")))
+    module = of_module(official, "ffm_32_1")
+
+    def layer(x, name, *, leaky, padding=0):
+        x = F.conv2d(x, module[f"{name}.conv.weight"], padding=padding)
+        statistics = (module[f"{name}.bn.{what}"] for what in ("running_mean", "running_var"))
+        affine = (module[f"{name}.bn.{what}"] for what in ("weight", "bias"))
+        x = F.batch_norm(x, *statistics, *affine)
+        return F.leaky_relu(x, 0.01) if leaky else x
+
+    image = clip(shared, case["clip_name"], tuple(case["clip_shape"]))[
+        0
+    ]  # path 1 sees the frame before
+    with torch.no_grad():
+        last = backbone(image)[-1]
+        query, key = (
+            F.normalize(layer(last, name, leaky=False).flatten(2), dim=1)
+            for name in ("w_qs", "w_ks")
+        )
+        value = layer(last, "w_vs", leaky=True).flatten(2)
+        read = (value @ key.transpose(1, 2) @ query).unflatten(2, last.shape[-2:])
+        fused = layer(read, "latlayer3", leaky=True) + last
+        up = layer(fused, "up", leaky=True, padding=1)
+    torch.testing.assert_close(up, expected["frame1/up32_1"], rtol=0, atol=1e-4)
