@@ -6,7 +6,6 @@ The other variants are checked with their methods: V1c with TMANet, second convo
 import pytest
 import torch
 from rules import clip, read_case, state_dict
-
 from torch.nn import functional as F
 
 from vidseg.backbones import ResNet
