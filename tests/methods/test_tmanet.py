@@ -1,5 +1,10 @@
 """What is special to TMANet: encoders by position, the start of a video, checkpoints."""
 
+import json
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -49,6 +54,16 @@ def test_read_memory_never_builds_the_full_matrix(value_width, dtype):
     keys, values = (torch.rand(1, 2, width, 6, 7, dtype=dtype) for width in (8, value_width))
     with sdpa_kernel(SDPBackend.FLASH_ATTENTION):
         assert read_memory(query, keys, values).shape == (1, value_width, 6, 7)
+
+
+@pytest.mark.slow
+def test_reading_a_large_memory_takes_little_more():
+    """512x1024, T = 2, float32 on the CPU: the full matrix takes 1 GiB more."""
+    script = Path(__file__).parents[2] / "benchmarks" / "attention.py"
+    peak = subprocess.run(
+        [sys.executable, str(script), "--peak-of", "vidseg"], capture_output=True, check=True
+    )
+    assert json.loads(peak.stdout)["bytes"] < 0.15 * 2**30
 
 
 def test_read_memory_wants_matching_slots():
