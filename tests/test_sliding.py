@@ -93,6 +93,16 @@ def test_a_window_as_large_as_the_frame_is_the_model(model) -> None:
     torch.testing.assert_close(segmentation.logits, model(frames)[0].resize())
 
 
+@torch.no_grad()
+def test_scores_of_half_precision_are_summed_in_float32(model) -> None:
+    frames = torch.randn(1, 2, 3, 50, 77)
+    half = model.bfloat16()
+    segmentation, _ = SlidingWindow(half, (32, 48), (20, 30))(frames.bfloat16())
+    assert segmentation.logits.dtype == torch.float32
+    expected = literal(half.float(), frames.bfloat16().float(), (32, 48), (20, 30))
+    torch.testing.assert_close(segmentation.logits, expected, rtol=0, atol=0.02)
+
+
 def test_it_declares_what_the_model_declares(model) -> None:
     windows = SlidingWindow(model, (32, 32))
     for name in ("num_classes", "horizon", "recurrent", "causal", "period", "card"):

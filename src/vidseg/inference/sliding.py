@@ -137,10 +137,13 @@ class SlidingWindow(VideoSegmenter):
             context = pytree.tree_map(lambda x: x.repeat_interleave(len(corners), 0), context)
         seen, memory = self.model(windows, memory, readout=readout, aux=False, context=context)
         logits = seen.logits.unflatten(0, (frames.shape[0], len(corners)))
-        total = logits.new_zeros((*logits.shape[:1], *logits.shape[2:4], *size))
-        visits = logits.new_zeros(size)
+        # At least float32: sums of half precision round away what the windows agree on.
+        dtype = torch.promote_types(logits.dtype, torch.float32)
+        total = logits.new_zeros((*logits.shape[:1], *logits.shape[2:4], *size), dtype=dtype)
+        visits = logits.new_zeros(size, dtype=dtype)
         for k, (y, x) in enumerate(corners):
-            scores = resize(logits[:, k].flatten(0, 1), crop, align_corners=seen.align_corners)
+            window = logits[:, k].flatten(0, 1).to(dtype)
+            scores = resize(window, crop, align_corners=seen.align_corners)
             place = (..., slice(y, y + crop[0]), slice(x, x + crop[1]))
             total[place] += scores.unflatten(0, total.shape[:2])
             visits[place] += 1
