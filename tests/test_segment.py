@@ -384,6 +384,25 @@ def test_it_does_not_write_over_files_unless_forced(run, street: Path) -> None:
     assert len(list(read_video(street))) == 12
 
 
+def test_force_never_removes_frames_or_pictures(run, tmp_path: Path) -> None:
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for k in range(3):
+        Image.fromarray(paint(k)).save(folder / f"{k:06d}.png")
+    for source in (folder, folder / "*.png", folder / "000001.png"):
+        code, _, err = run(source, "--format", "labels", "--out", folder, "--force")
+        assert code == 1
+        assert "is the source" in err or "holds the source's frames" in err
+    maps = tmp_path / "maps"
+    assert run(folder, "--format", "labels", "--out", maps)[0] == 0
+    Image.fromarray(paint(0)).save(maps / "2024_holiday.png")
+    Image.fromarray(paint(0)).save(maps / "000009.png")
+    assert run(folder, "--format", "labels", "--out", maps, "--every", "2", "--force")[0] == 0
+    left = sorted(path.stem for path in maps.iterdir())
+    assert left == ["000000", "000002", "000009", "2024_holiday"]
+    assert len(list(folder.iterdir())) == 3
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

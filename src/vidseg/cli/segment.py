@@ -248,12 +248,14 @@ def check_outputs(paths: dict[str, Path], source: str, *, force: bool) -> None:
         force: outputs may be replaced.
 
     Raises:
-        ValueError: an output is the source itself.
+        ValueError: an output is the source itself, or the folder of its frames.
         FileExistsError: an output exists, and `force` is false.
     """
-    for path in paths.values():
+    for kind, path in paths.items():
         if path.exists() and Path(source).exists() and path.samefile(source):
             raise ValueError(f"{path} is the source; give another --out")
+        if kind == "labels" and path.is_dir() and _has_frames_in(source, path):
+            raise ValueError(f"{path} holds the source's frames; give another --out")
         if not force and path.exists() and not (path.is_dir() and not any(path.iterdir())):
             raise FileExistsError(f"{path} exists already; pass --force to replace it, or --out")
 
@@ -389,10 +391,7 @@ def _open_output(
     if kind == "jsonl":
         return outputs.ShareLines(path)
     if kind == "labels":
-        if force and path.is_dir():
-            for old in path.glob("[0-9]*.png"):
-                old.unlink()
-        return outputs.LabelPictures(path)
+        return outputs.LabelPictures(path, replace=force)
     if path.suffix.lower() in PICTURE_SUFFIXES:
         return outputs.OverlayPicture(path, **style)
     reader = results.reader
@@ -431,6 +430,15 @@ def _is_picture(source: str) -> bool:
 
     path = Path(source)
     return path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()
+
+
+def _has_frames_in(source: str, folder: Path) -> bool:
+    """Whether images that are the source, or match its pattern, lie in a folder."""
+    from vidseg.inference.sources import find_images
+
+    if "://" in source:
+        return False
+    return any(image.parent.samefile(folder) for image in find_images(Path(source)) or ())
 
 
 def _name_of(source: str) -> str:

@@ -8,12 +8,14 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import zipfile
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+from PIL import Image
 
 from vidseg.inference.render import label_picture, save_picture
 from vidseg.inference.stream import FrameResult
@@ -109,11 +111,15 @@ class LabelPictures:
 
     Args:
         path: the folder; made if it does not exist.
+        replace: remove the label maps of an earlier run, and nothing else, first.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, *, replace: bool = False) -> None:
         self.path = Path(path)
         self.path.mkdir(parents=True, exist_ok=True)
+        for old in self.path.glob("*.png") if replace else ():
+            if is_label_map(old):
+                old.unlink()
 
     def add(self, result: FrameResult) -> None:
         """Write one label map."""
@@ -125,6 +131,15 @@ class LabelPictures:
 
     def discard(self) -> None:
         """Pictures that are written stay: each is whole."""
+
+
+def is_label_map(path: Path) -> bool:
+    """Whether a file has the name and the kind of those that `LabelPictures` writes."""
+    if not re.fullmatch(r"\d{6,}", path.stem):
+        return False
+    with suppress(OSError), Image.open(path) as picture:
+        return picture.mode == "P"
+    return False
 
 
 class _File:
