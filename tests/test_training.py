@@ -14,7 +14,7 @@ from torch import nn
 
 import vidseg.training.loop as loop_module
 import vidseg.training.step as step_module
-from vidseg.training.config import OptimiserConfig, override, validate
+from vidseg.training.config import OptimiserConfig, load_config, override, validate
 from vidseg.training.folder import Metrics, read_metrics
 from vidseg.training.loop import NonFiniteLoss, train
 from vidseg.training.optimiser import (
@@ -219,6 +219,50 @@ def test_a_run_writes_its_folder_and_learns(tmp_path: Path) -> None:
     assert model.card.figures["mean_iou"] == done.figures["mean_iou"]
 
 
+def write_camvid(root: Path) -> None:
+    """The authors' layout: raw frames, of which every fifth is labelled; value 0 is void."""
+    from PIL import Image
+
+    rng = np.random.default_rng(0)
+    for part in ("images", "images_sequence", "labels", "annotations"):
+        (root / part).mkdir(parents=True)
+    stems = {n: f"0016E5_{n:05d}" for n in range(1, 11)}
+    for n, stem in stems.items():
+        image = Image.fromarray(rng.integers(0, 256, (48, 64, 3), dtype=np.uint8))
+        image.save(root / "images_sequence" / f"{stem}.png")
+        if n % 5 == 0:
+            image.save(root / "images" / f"{stem}.png")
+            labels = rng.integers(0, 12, (48, 64), dtype=np.uint8)
+            Image.fromarray(labels).save(root / "labels" / f"{stem}_L.png")
+    (root / "annotations/train.txt").write_text(f"{stems[5]}\n{stems[10]}\n")
+    (root / "annotations/val.txt").write_text(f"{stems[10]}\n")
+
+
+def test_the_official_recipe_runs_small(tmp_path: Path) -> None:
+    """Everything but the sizes is the recipe's: void as a class, sliding windows, the loss."""
+    write_camvid(tmp_path / "camvid")
+    config = load_config(
+        "tmanet_r50_camvid",
+        [
+            "model.name=tmanet_tiny", "model.backbone_weights=null",
+            f"data.root={tmp_path / 'camvid'}", "data.base_size=[64, 48]", "data.crop=[40, 40]",
+            "validation.sliding=[[40, 40], [32, 32]]", "iterations=2", "batch_size=2", "workers=0",
+        ],
+    )  # fmt: skip
+    done = train(config, tmp_path / "run")
+    assert done.model.num_classes == 12
+    assert done.model.frame_statistics
+    assert done.model.window_length == 5
+    assert done.model.card.classes[0] == "void"
+    assert done.model.card.fps == 30
+    # Each position's encoder, and the backbone once a frame, in each of two steps.
+    assert int(done.model.head.memory_key[3][0].bn.num_batches_tracked) == 2
+    assert int(done.model.backbone.stem[1].num_batches_tracked) == 2 * 5
+    assert {key for key in done.figures if key.startswith("iou/")} >= {"iou/void", "iou/car"}
+    steps = [record for record in read_metrics(tmp_path / "run") if "loss" in record]
+    assert steps[-1]["step"] == 2
+
+
 def test_trackers_get_the_name_of_the_run(tmp_path: Path) -> None:
     train(config_with("name=mine", "trackers=[tensorboard]", "iterations=1"), tmp_path / "run")
     assert list((tmp_path / "run/tensorboard/mine").glob("events.*"))
@@ -261,6 +305,24 @@ def test_averaged_weights_are_what_is_kept(tmp_path: Path) -> None:
     state = torch.load(tmp_path / "averaged/checkpoints/step-00000002.pt", weights_only=True)
     assert torch.equal(state["model"][name], plain.model.state_dict()[name])
     assert torch.equal(state["averaged"][name], averaged.model.state_dict()[name])
+
+
+def test_the_best_weights_stay_when_later_ones_are_worse(tmp_path: Path, monkeypatch) -> None:
+    from vidseg.weights import load_file
+
+    scores = iter([0.2, 0.5, 0.3])
+    monkeypatch.setattr(loop_module, "validate", lambda *_: {"mean_iou": next(scores)})
+    overrides = ("iterations=2", "validation.every=1", "checkpoint.every=1")
+    train(config_with(*overrides), tmp_path / "run")
+    done = train(config_with(*overrides, "iterations=3"), tmp_path / "run", resume=True)
+    assert done.weights.name == "best.safetensors"
+    assert done.figures == {"step": 2, "mean_iou": 0.5}
+    name = "head.classifier.conv_seg.weight"
+    state = torch.load(tmp_path / "run/checkpoints/step-00000002.pt", weights_only=True)
+    assert torch.equal(load_file(done.weights)[0][name], state["model"][name])
+    last, _ = load_file(tmp_path / "run/last.safetensors")
+    assert torch.equal(last[name], done.model.state_dict()[name])
+    assert not torch.equal(last[name], state["model"][name])
 
 
 def test_bf16_stays_close_to_fp32(tmp_path: Path) -> None:
