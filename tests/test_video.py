@@ -255,6 +255,18 @@ def test_images_come_in_the_order_of_their_numbers(tmp_path: Path) -> None:
         assert [frame.index for frame in reader] == [3, 5, 7]
 
 
+@pytest.mark.parametrize("fps", [0, -3, float("nan"), 5000])
+def test_an_impossible_frame_rate_is_refused(tmp_path: Path, fps: float) -> None:
+    Image.fromarray(paint(0)).save(tmp_path / "0.png")
+    with pytest.raises(ValueError, match="fps must be above 0 and at most 1000"):
+        read_video(tmp_path, fps=fps)
+
+
+def test_a_frame_rate_for_a_video_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"fps is for folders of images; .* of its own"):
+        read_video(make_video(tmp_path / "a.mp4", 4), fps=30)
+
+
 def test_image_folders_with_faults(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no images in"):
         read_video(tmp_path)
@@ -262,7 +274,7 @@ def test_image_folders_with_faults(tmp_path: Path) -> None:
         read_video(tmp_path / "*.png")
     Image.fromarray(paint(0)).save(tmp_path / "0.png")
     Image.fromarray(paint(1, (32, 48))).save(tmp_path / "1.png")
-    with pytest.raises(ValueError, match=r"frame 1 .* is 48x32, .* before it are 144x64"):
+    with pytest.raises(ValueError, match=r"frame 1 .*\(1\.png\) is 48x32, .* before it are 144x64"):
         list(read_video(tmp_path))
     (tmp_path / "1.png").write_bytes((tmp_path / "0.png").read_bytes()[:60])
     reader = read_video(tmp_path)

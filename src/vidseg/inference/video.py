@@ -14,7 +14,7 @@ import numpy as np
 
 from vidseg.inference.packets import DEFAULT_RATE_HZ, DamagedError, PacketIndex, frames_from, scan
 from vidseg.inference.sources import camera, find_images, open_video, read_image
-from vidseg.inference.writer import VideoWriter
+from vidseg.inference.writer import MAX_FPS, VideoWriter
 
 if TYPE_CHECKING:
     from av import VideoFrame
@@ -53,6 +53,7 @@ class FrameReader(Iterator[Frame]):
         damage: where and why the source broke off, once it has; None while all is well.
         sound_source: the file that holds the sound; None if there cannot be any.
         pixel_aspect: width : height of a pixel; 1 unless the video is anamorphic.
+        files: the images, where every frame is a file of its own; else empty.
     """
 
     def __init__(
@@ -65,6 +66,7 @@ class FrameReader(Iterator[Frame]):
         self.damage: str | None = None
         self.sound_source: Path | None = None
         self.pixel_aspect = Fraction(1)
+        self.files: Sequence[Path] = ()
         self._frames = frames
         self._shape: tuple[int, ...] | None = None
         self._last: tuple[int, float] | None = None
@@ -87,9 +89,11 @@ class FrameReader(Iterator[Frame]):
             )
             raise StopIteration from None
         if self._shape is not None and frame.image.shape != self._shape:
+            file = f" ({self.files[frame.index].name})" if self.files else ""
             raise ValueError(
-                f"frame {frame.index} of {self.name} is {_size(frame.image.shape)}, the frames "
-                f"before it are {_size(self._shape)}; all frames of a video must be of one size"
+                f"frame {frame.index} of {self.name}{file} is {_size(frame.image.shape)}, the "
+                f"frames before it are {_size(self._shape)}; all frames of a video must be of "
+                "one size"
             )
         self._shape = frame.image.shape
         self._last = (frame.index, frame.time_s)
@@ -134,7 +138,8 @@ def read_video(
 
     Raises:
         FileNotFoundError: no such file, image or camera.
-        ValueError: not a video; nothing between `start` and `end`; `every` below 1.
+        ValueError: not a video; nothing between `start` and `end`; `every` below 1; an impossible
+            `fps`, or one for what is no set of images.
     """
     start = start or 0.0
     if every < 1:
@@ -142,15 +147,21 @@ def read_video(
     if not math.isfinite(start) or start < 0 or (end is not None and end <= start):
         raise ValueError(f"want 0 <= start < end in seconds, got start={start}, end={end}")
     cut = (start, end, every)
+    if fps is not None and not 0 < fps <= MAX_FPS:
+        raise ValueError(f"fps must be above 0 and at most {MAX_FPS}, got {fps}")
     text = str(source)
-    if isinstance(source, int) or (text.isdecimal() and not Path(text).exists()):
-        return _read_live(*camera(int(text)), cut, f"camera {text}")
-    if re.match(r"[a-z][a-z0-9+.-]+://", text) and not text.startswith("file:"):
-        return _read_live(text, {"timeout": (NETWORK_TIMEOUT_S, NETWORK_TIMEOUT_S)}, cut, text)
     path = Path(text.removeprefix("file://"))
-    images = find_images(path)
+    is_camera = isinstance(source, int) or (text.isdecimal() and not path.exists())
+    is_url = bool(re.match(r"[a-z][a-z0-9+.-]+://", text)) and not text.startswith("file:")
+    images = None if is_camera or is_url else find_images(path)
     if images is not None:
         return _read_images(images, path, cut, Fraction(fps or 25).limit_denominator(100_000))
+    if fps is not None:
+        raise ValueError(f"fps is for folders of images; {text} has a frame rate of its own")
+    if is_camera:
+        return _read_live(*camera(int(text)), cut, f"camera {text}")
+    if is_url:
+        return _read_live(text, {"timeout": (NETWORK_TIMEOUT_S, NETWORK_TIMEOUT_S)}, cut, text)
     return _read_file(path, cut)
 
 
@@ -214,7 +225,9 @@ def _read_images(
             f"frames a second last {len(images) / fps:.2f} s"
         )
     frames = (Frame(k, index.time_s(k), read_image(images[k])) for k in wanted)
-    return FrameReader(str(source), frames, fps=fps / every, num_frames=len(wanted))
+    reader = FrameReader(str(source), frames, fps=fps / every, num_frames=len(wanted))
+    reader.files = images
+    return reader
 
 
 def _read_live(

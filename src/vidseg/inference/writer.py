@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv")
 TICKS_PER_FRAME = 16
+MAX_FPS = 1000
 BT709, LIMITED_RANGE = 1, 1  # ISO/IEC 23091-2 and libav
 
 
@@ -68,8 +69,8 @@ class VideoWriter:
             )
         if not self.path.parent.is_dir():
             raise FileNotFoundError(f"no folder {self.path.parent} to write {self.path.name} into")
-        if not 0 < fps <= 1000:
-            raise ValueError(f"fps must be above 0 and at most 1000, got {fps}")
+        if not 0 < fps <= MAX_FPS:
+            raise ValueError(f"fps must be above 0 and at most {MAX_FPS}, got {fps}")
         self.num_frames = 0
         self._fps = Fraction(fps).limit_denominator(100_000)
         self._quality = quality
