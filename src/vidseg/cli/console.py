@@ -10,18 +10,16 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 PIPED_WIDTH = 120  # rich would fold tables to 80 columns where there is no terminal to measure
 LINE_INTERVAL_S = 10.0
-
-Item = TypeVar("Item")
 
 
 def _console(*, stderr: bool) -> Console:
@@ -160,15 +158,3 @@ def progress(description: str, total: int | None = None, *, unit: str = "") -> I
         yield meter
     finally:
         meter._close()
-
-
-def track(
-    items: Iterable[Item], description: str, total: int | None = None, *, unit: str = ""
-) -> Iterator[Item]:
-    """Go through `items` under a `progress`; `total` is `len(items)` where they have one."""
-    if total is None and hasattr(items, "__len__"):
-        total = len(items)  # pyright: ignore[reportArgumentType]
-    with progress(description, total, unit=unit) as meter:
-        for item in items:
-            yield item
-            meter.advance()

@@ -68,11 +68,6 @@ class PacketIndex:
     damage: str | None = None
     is_whole: bool = True
 
-    @property
-    def has_constant_rate(self) -> bool:
-        """Frame i comes at i / rate."""
-        return not self.timestamps
-
     def time_s(self, index: int) -> float:
         """Seconds from the first frame to frame `index`."""
         if index < len(self.timestamps):
