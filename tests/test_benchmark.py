@@ -13,6 +13,7 @@ from vidseg.cli.main import main
 from vidseg.cli.sizes import parse_size, parse_sliding
 from vidseg.methods import create
 from vidseg.segmenter import PerFrame
+from vidseg.weights import save
 
 SIZE = (64, 96)
 
@@ -137,6 +138,32 @@ def test_sizes_are_height_by_width():
     for text in ("256", "256x", "0x5", "a by b", "-4x5"):
         with pytest.raises(ValueError, match="--size wants HEIGHTxWIDTH"):
             parse_size(text)
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        (["--device", "gpu"], 1, "--device wants cpu, cuda or cuda:1, got 'gpu'"),
+        (["--device", "meta"], 1, "--device meta: "),
+        (["--device", "cuda:99"], 1, "--device cuda:99: "),
+        (["--classes", "0"], 2, "'--classes'"),
+        (["--threads", "0"], 2, "'--threads'"),
+    ],
+)
+def test_wrong_words_are_one_message(capsys, words, code, message):
+    with pytest.raises(SystemExit) as left:
+        main(["benchmark", "tmanet_tiny", "--size", "32x32", "--frames", "1", *words])
+    assert left.value.code == code
+    assert message in capsys.readouterr().err
+
+
+def test_a_file_has_its_own_classes(tmp_path, capsys):
+    path = tmp_path / "tiny.safetensors"
+    save(create("fcn_tiny", num_classes=3), path)
+    with pytest.raises(SystemExit) as left:
+        main(["benchmark", str(path), "--size", "32x32", "--classes", "5"])
+    assert left.value.code == 1
+    assert "--classes is for models made by name" in capsys.readouterr().err
 
 
 def test_command_writes_json(capsys):

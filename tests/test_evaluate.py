@@ -450,6 +450,16 @@ def test_command_scores_label_maps_and_shows_absent_classes_as_dashes(tmp_path, 
     assert ["pixel", "accuracy", "50.00"] in [row[:3] for row in rows]
 
 
+def test_a_folder_that_cannot_be_written_ends_the_command_before_the_run(
+    weights_file, tmp_path, capsys
+):
+    (tmp_path / "out").write_text("precious")
+    assert run("evaluate", weights_file, *SYNTHETIC, "--out", tmp_path / "out") == 1
+    shown = capsys.readouterr().err
+    assert "out: File exists" in shown
+    assert "evaluating" not in shown
+
+
 def test_command_writes_json(weights_file, capsys):
     words = ["--quiet", "evaluate", weights_file, *SYNTHETIC, "--sliding", "32x32", "--json"]
     assert run(*words) == 0

@@ -25,17 +25,20 @@ def benchmark(
     ],
     size: Annotated[str, typer.Option("--size", help="HEIGHTxWIDTH of the frames, px.")],
     frames: Annotated[
-        int, typer.Option("--frames", help="Turns that are timed; each runs every side once.")
+        int,
+        typer.Option("--frames", min=1, help="Turns that are timed; each runs every side once."),
     ] = 10,
-    warm_up: Annotated[int, typer.Option("--warm-up", help="Turns before, not timed.")] = 2,
+    warm_up: Annotated[int, typer.Option("--warm-up", min=0, help="Turns before, not timed.")] = 2,
     threads: Annotated[
-        int | None, typer.Option("--threads", help="CPU threads; torch's default otherwise.")
+        int | None,
+        typer.Option("--threads", min=1, help="CPU threads; torch's default otherwise."),
     ] = None,
     device: Annotated[str, typer.Option("--device", help="cpu, cuda, cuda:1.")] = "cpu",
     precision: Annotated[str, typer.Option("--precision", help="fp32, bf16 or fp16.")] = "fp32",
     classes: Annotated[
-        int, typer.Option("--classes", help="Number of classes of a named model.")
-    ] = 19,
+        int | None,
+        typer.Option("--classes", min=1, help="Number of classes of a named model (19)."),
+    ] = None,
     option: Annotated[
         list[str] | None,
         typer.Option("--option", help="Of a named model, such as memory_frames=2; repeatable."),
@@ -61,10 +64,10 @@ def benchmark(
     from vidseg.benchmark import benchmark as measure
     from vidseg.cli.console import progress, write_json
     from vidseg.cli.convert import parse_options
+    from vidseg.cli.devices import find_device
 
+    device = find_device(device)
     if threads is not None:
-        if threads < 1:
-            raise ValueError(f"--threads must be at least 1, got {threads}")
         torch.set_num_threads(threads)
     network = _make(model, classes, parse_options(option or ()))
     twin_name, twin_network = _make_twin(twin, network)
@@ -87,13 +90,14 @@ def benchmark(
         _show(result)
 
 
-def _make(name: str, classes: int, options: dict[str, Any]) -> VideoSegmenter:
+def _make(name: str, classes: int | None, options: dict[str, Any]) -> VideoSegmenter:
     from vidseg.methods import create, load, model_names
 
     if name in model_names() or not (Path(name).exists() or "/" in name):
-        return create(name, num_classes=classes, **options)
-    if options:
-        raise ValueError("--option is for models made by name; a file says what it is made of")
+        return create(name, num_classes=classes or 19, **options)
+    for option, is_given in (("--option", options), ("--classes", classes)):
+        if is_given:
+            raise ValueError(f"{option} is for models made by name; {name} says what it is made of")
     return load(name)
 
 

@@ -81,9 +81,12 @@ def evaluate(
     if (model is None) == (predictions is None):
         raise ValueError("give either a MODEL to run or --predictions FOLDER to score")
     from vidseg.cli.console import write_json
+    from vidseg.cli.devices import find_device
     from vidseg.report.evaluation import Samples
 
     dataset = _open(data, root, split, protocol, option or [])
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)  # fails now rather than after the whole run
     limits = {"max_videos": max_videos, "max_frames": max_frames}
     samples = Samples(_count(dataset, limits))
     observers: list[Any] = [samples]
@@ -98,7 +101,7 @@ def evaluate(
 
     if model is not None:
         settings = {
-            "device": device or _best_device(),
+            "device": find_device(device),
             "precision": precision,
             "batch_size": batch,
             "sliding": _sliding(sliding),
@@ -199,12 +202,6 @@ def _scales(text: str) -> tuple[float, ...]:
         raise ValueError(
             f"--scales wants numbers with commas, such as 0.75,1, got {text!r}"
         ) from None
-
-
-def _best_device() -> str:
-    import torch
-
-    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def _save(

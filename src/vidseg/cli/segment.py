@@ -282,15 +282,11 @@ def parse_time(text: str | None) -> float | None:
 
 def _load(name: str | None, device: str | None) -> VideoSegmenter:
     """Load the model, and say what it is and under which licence its weights are."""
-    import torch
-
     from vidseg.cli.console import console
+    from vidseg.cli.devices import find_device
     from vidseg.methods import load
 
-    wanted = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    if wanted.startswith("cuda") and not torch.cuda.is_available():
-        raise ValueError(f"--device {wanted}: torch finds no GPU here; leave --device out")
-    model = load(name, device=wanted)
+    model = load(name, device=find_device(device))
     card = model.card
     console.print(
         f"model: {card.architecture or type(model).__name__}"
