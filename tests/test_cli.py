@@ -64,6 +64,16 @@ def test_help_names_every_command(run) -> None:
         assert name in out
 
 
+@pytest.mark.parametrize("name", main_module.COMMANDS)
+def test_help_fits_80_columns(name: str) -> None:
+    command = main_module.load_command(name)
+    inner = list(getattr(command, "commands", {}).values())
+    for text in "\n\n".join(each.help for each in (command, *inner)).split("\n\n"):
+        lines = text.removeprefix("\b\n").split("\n")
+        assert len(lines) == 1 or text.startswith("\b"), "prose is folded by the terminal"
+        assert len(lines) == 1 or max(map(len, lines)) <= 78, "examples are not folded"
+
+
 def test_version(run) -> None:
     code, out, _ = run("--version")
     assert code == 0

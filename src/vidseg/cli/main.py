@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import importlib
+import inspect
 import logging
 import sys
 import warnings
@@ -51,7 +52,19 @@ def load_command(name: str) -> Any:
         shell.add_typer(entry, name=name)
     else:
         shell.command(name)(entry)
-    return typer.main.get_command(shell).commands[name]  # pyright: ignore[reportAttributeAccessIssue]
+    command = typer.main.get_command(shell).commands[name]  # pyright: ignore[reportAttributeAccessIssue]
+    _let_flow(command)
+    return command
+
+
+def _let_flow(command: Any) -> None:
+    """Join the lines of help paragraphs, so that they fit any terminal; those of "\\b" stay."""
+    for inner in getattr(command, "commands", {}).values():
+        _let_flow(inner)
+    paragraphs = inspect.cleandoc(command.help or "").split("\n\n")
+    command.help = "\n\n".join(
+        text if text.startswith("\b") else text.replace("\n", " ") for text in paragraphs
+    )
 
 
 class LazyCommands(TyperGroup):

@@ -13,9 +13,9 @@ Examples:
 \b
   vidseg train fcn_tiny_synthetic
       no data needed; two minutes on a CPU
-  vidseg train tmanet_r18_camvid360 data.root=~/camvid iterations=2000 --out runs/first
+  vidseg train fcn_r18_camvid360 data.root=camvid iterations=900 --out runs/a
       your folder, your length, your name
-  vidseg train runs/first --resume
+  vidseg train runs/a --resume
       go on after Ctrl-C, a kill, a power cut
   torchrun --nproc-per-node 4 -m vidseg.cli.main train tmanet_r50_cityscapes
       four GPUs
