@@ -206,6 +206,22 @@ def test_dataset_on_disk_is_written_once_and_never_mixed(tmp_path):
         SyntheticDataset(tmp_path, "train", **{**OPTIONS, "seed": 5})
 
 
+@pytest.mark.parametrize("name", ["classes.json", "holiday.png", "val/street/frames/0.png"])
+def test_a_folder_of_other_files_is_left_alone(tmp_path, name):
+    path = tmp_path / "mine" / name
+    path.parent.mkdir(parents=True)
+    path.write_text("precious")
+    with pytest.raises(ValueError, match="is no part of a rendered street"):
+        open_dataset("synthetic", tmp_path / "mine", "val", num_videos=1, num_frames=2)
+    assert [p for p in (tmp_path / "mine").rglob("*") if p.is_file()] == [path]
+    assert path.read_text() == "precious"
+
+
+def test_an_unknown_option_names_the_closest():
+    with pytest.raises(TypeError, match="no option 'num_vidoes'; did you mean 'num_videos'"):
+        open_dataset("synthetic", None, "val", num_vidoes=1)
+
+
 def test_unknown_split_and_empty_set_are_refused():
     with pytest.raises(ValueError, match="train, val, test"):
         SyntheticDataset(None, "dev")

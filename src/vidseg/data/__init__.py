@@ -45,8 +45,8 @@ def open_dataset(
         root = Path(root)
         if not root.is_dir():
             raise FileNotFoundError(f"{root}, the folder of the data set {kind!r}, does not exist")
-        known = [name for name in inspect.signature(maker).parameters if name not in _PLACES]
-        _check_options(kind, options, known)
+    known = [name for name in inspect.signature(maker).parameters if name not in _PLACES]
+    _check_options(kind, options, known)
     return maker(None if root is None else Path(root), split, **options)
 
 

@@ -141,7 +141,7 @@ class SyntheticDataset(VideoDataset):
             camera: as in `render`.
 
         Raises:
-            ValueError: an argument is out of range, or `root` holds other videos.
+            ValueError: an argument is out of range, or `root` holds other videos or files.
         """
         if split not in SPLITS:
             raise ValueError(f"split must be one of {', '.join(SPLITS)}, got {split!r}")
@@ -214,6 +214,11 @@ class SyntheticDataset(VideoDataset):
                     f"{root / self.split} holds videos of {there}, not of {settings}; "
                     "give another root or remove the folder"
                 )
+        elif (other := _foreign_file(root, self.split)) is not None:
+            raise ValueError(
+                f"{other} is no part of a rendered street; give a new or empty folder as root, "
+                'or open your own data as the kind "folder"'
+            )
         write_whole(record, json.dumps(settings).encode())
         palette = {n: c.tolist() for n, c in zip(CLASSES, PALETTE, strict=True)}
         described = {"classes": palette, "fps": RATE_HZ, "ignore": [self.ignore]}
@@ -234,3 +239,11 @@ class SyntheticDataset(VideoDataset):
     def __setstate__(self, state: dict[str, object]) -> None:
         self.__dict__.update(state)
         self._read = lru_cache(self._kept_videos)(self._render_images)
+
+
+def _foreign_file(root: Path, split: str) -> Path | None:
+    """What somebody else put where a first split would be written; None if there is nothing."""
+    top = [path for path in root.glob("[!.]*") if path.name not in SPLITS]
+    other = next(iter([*top, *(root / split).glob("[!.]*")]), None)
+    # Asked last: another process that renders writes its record before everything else.
+    return None if any(root.glob("*/synthetic.json")) else other
