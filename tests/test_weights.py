@@ -86,10 +86,29 @@ def test_a_full_disk_leaves_nothing(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_mistyped_run_folder_asks_no_network(tmp_path, monkeypatch):
+    (tmp_path / "runs" / "camvid").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", lambda *_: pytest.fail("network"))
+    with pytest.raises(FileNotFoundError, match="no weights at runs/cavmid; wanted"):
+        vidseg.load("runs/cavmid")
+
+
+def test_wrong_options_of_a_model_are_named():
+    with pytest.raises(TypeError, match="no option 'memory_frame'; did you mean 'memory_frames'"):
+        vidseg.create("tmanet_tiny", num_classes=3, memory_frame=2)
+    with pytest.raises(TypeError, match="no option 'output_strid'; did you mean 'output_stride'"):
+        vidseg.create("fcn_mobilenetv2", num_classes=3, output_strid=8)
+    with pytest.raises(TypeError, match=r"tmanet_tiny: .*; see help"):
+        vidseg.create("tmanet_tiny", num_classes=3, memory_frames="2")
+    with pytest.raises(ValueError, match="num_classes must be at least 1, got 0"):
+        vidseg.create("fcn_tiny", num_classes=0)
+
+
 def test_loading_explains_what_is_wrong(tmp_path):
-    with pytest.raises(FileNotFoundError, match="no weights at"):
+    with pytest.raises(FileNotFoundError, match=r"no weights at .*; wanted a \.safetensors"):
         vidseg.load(tmp_path / "absent.safetensors")
-    with pytest.raises(FileNotFoundError, match="is a model without weights, train it first"):
+    with pytest.raises(FileNotFoundError, match="is a model's name, train it first"):
         vidseg.load("tmanet_r50")
     with pytest.raises(FileNotFoundError, match=r"holds no best\.safetensors"):
         vidseg.load(tmp_path)
@@ -106,8 +125,6 @@ def test_loading_explains_what_is_wrong(tmp_path):
 def test_create_suggests_a_name():
     with pytest.raises(ValueError, match="did you mean 'tmanet_r50'"):
         vidseg.create("tmanet_r5O", num_classes=3)
-    with pytest.raises(TypeError, match=r"tmanet_tiny: .*memory_frame"):
-        vidseg.create("tmanet_tiny", num_classes=3, memory_frame=2)
 
 
 class Malicious:
@@ -170,9 +187,15 @@ def test_damaged_checkpoints(tmp_path):
         state_dict_of({"epoch": 3})
     with pytest.raises(FileNotFoundError, match="no checkpoint at"):
         read_checkpoint(tmp_path / "absent.pth")
-    path.write_bytes(pickle.dumps({"w": 1}))
-    with pytest.raises(ValueError, match=r"damaged|wants to run code"):
-        read_checkpoint(path)
+    for protocol in (2, 4):
+        path.write_bytes(pickle.dumps({"w": Malicious()}, protocol))
+        with pytest.raises(ValueError, match=r"damaged|wants to run code") as refused:
+            read_checkpoint(path)
+        assert "weights_only" not in str(refused.value), "torch advises to switch it off"
+    broken = tmp_path / "broken.safetensors"
+    broken.write_bytes(b"\x00" * 20)
+    with pytest.raises(ValueError, match="not a whole safetensors file"):
+        read_checkpoint(broken)
 
 
 def test_strict_loading_lists_every_fault():

@@ -2,6 +2,7 @@
 
 import json
 import re
+import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
@@ -156,23 +157,27 @@ def load_file(path: str | Path) -> tuple[dict[str, Tensor], Card]:
         FileNotFoundError: there is no such file.
         ValueError: the file is damaged or has no card.
     """
-    from safetensors import SafetensorError, safe_open
-
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no weights at {path}")
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except SafetensorError as error:
-        raise ValueError(
-            f"{path} is not a whole safetensors file ({error}); copy it again"
-        ) from error
+    tensors, metadata = _read_safetensors(path)
     if "card" not in metadata:
         raise ValueError(f"{path} has no vidseg card; was it written by vidseg.weights.save?")
     tensors = {k: t.float() if t.dtype == torch.float16 else t for k, t in tensors.items()}
     return tensors, Card.from_json(metadata["card"])
+
+
+def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            return tensors, file.metadata() or {}
+    except SafetensorError as error:
+        raise ValueError(
+            f"{path} is not a whole safetensors file ({error}); copy it again"
+        ) from error
 
 
 class _Inert:
@@ -213,9 +218,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     if path.stat().st_size == 0:
         raise ValueError(f"{path} is empty; copy it again")
     if path.suffix == ".safetensors":
-        from safetensors.torch import load_file as load_tensors
-
-        return dict(load_tensors(path))
+        return _read_safetensors(path)[0]
     content = _unpickle(path)
     if not isinstance(content, Mapping):
         raise ValueError(f"{path} holds a {type(content).__name__}, wanted a dict of tensors")
@@ -240,13 +243,13 @@ def _unpickle(path: Path) -> Any:
     ]
     allowed: list[Any] = [*stubs, *_numpy_globals()]
     try:
-        with torch.serialization.safe_globals(allowed):
+        with torch.serialization.safe_globals(allowed), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about the pickle of what is then refused
             return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    except Exception as error:  # torch's own message advises to switch the protection off
         raise ValueError(
-            f"{path} cannot be read as a checkpoint of plain tensors ({reason}); it is damaged, "
-            "not a checkpoint, or wants to run code"
+            f"{path} cannot be read as a checkpoint of plain tensors: it is damaged, "
+            "no checkpoint, or wants to run code; copy it again, or ask for its state dict alone"
         ) from error
 
 

@@ -36,8 +36,12 @@ def build_backbone(name: str, **options: Any) -> ResNet | MobileNetV2:
     """
     if name not in BACKBONES:
         raise ValueError(f"unknown backbone {name!r}; there are {', '.join(BACKBONES)}")
-    network = MobileNetV2 if name == "mobilenetv2" else ResNet
-    return network(**{**BACKBONES[name], **options})
+    return network_of(name)(**{**BACKBONES[name], **options})
 
 
-__all__ = ["BACKBONES", "MobileNetV2", "ResNet", "build_backbone"]
+def network_of(name: str) -> type[ResNet | MobileNetV2]:
+    """The class of a backbone of this name."""
+    return MobileNetV2 if name == "mobilenetv2" else ResNet
+
+
+__all__ = ["BACKBONES", "MobileNetV2", "ResNet", "build_backbone", "network_of"]

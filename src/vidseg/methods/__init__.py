@@ -1,5 +1,6 @@
 """The published methods, one file a paper, and how they are made and loaded."""
 
+import inspect
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -7,6 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
+from vidseg.backbones import network_of
 from vidseg.classes import ClassSet
 from vidseg.methods.fcn import FCN
 from vidseg.methods.pspnet import PSPNet
@@ -40,7 +42,7 @@ def create(name: str, num_classes: int, **options: Any) -> VideoSegmenter:
         The model in training mode, on the CPU. Its card says what it was made of.
 
     Raises:
-        ValueError: the name is unknown.
+        ValueError: the name is unknown, or there is no class.
         TypeError: an option is unknown.
 
     Example:
@@ -50,10 +52,16 @@ def create(name: str, num_classes: int, **options: Any) -> VideoSegmenter:
     family, _, variant = name.partition("_")
     if family not in METHODS or variant not in METHODS[family].variants:
         raise ValueError(f"unknown model {name!r}{did_you_mean(name, model_names())}")
+    if num_classes < 1:
+        raise ValueError(f"num_classes must be at least 1, got {num_classes}")
     arguments = {**METHODS[family].variants[variant], **options}
     try:
         model = METHODS[family](num_classes, **arguments)
     except TypeError as error:
+        known = _options_of(METHODS[family], arguments)
+        for option in (option for option in options if option not in known):
+            hint = did_you_mean(option, known)
+            raise TypeError(f"{name} has no option {option!r}{hint}") from error
         raise TypeError(f"{name}: {error}; see help(vidseg.methods.{family})") from error
     kept = {k: v for k, v in options.items() if k != "backbone_weights"}
     changes: dict[str, Any] = {
@@ -64,6 +72,15 @@ def create(name: str, num_classes: int, **options: Any) -> VideoSegmenter:
         changes |= {"mean": (127.5,) * 3, "std": (127.5,) * 3}
     model.card = replace(model.card, **changes)
     return model
+
+
+def _options_of(method: Any, arguments: dict[str, Any]) -> list[str]:
+    """The names of what a method's class takes by name, and of what its backbone takes."""
+    makers = [method]
+    if "backbone" in arguments:
+        makers.append(network_of(arguments["backbone"]))
+    parameters = [p for maker in makers for p in inspect.signature(maker).parameters.values()]
+    return [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
 
 
 def load(name_or_path: str | Path | None = None, *, device: str = "cpu") -> VideoSegmenter:
@@ -111,10 +128,13 @@ def _find(name_or_path: str | Path | None) -> Path:
             "`vidseg convert METHOD FILE --out model.safetensors`"
         )
     text = str(name_or_path)
-    if text.count("/") == 1 and not path.suffix:
+    if text.count("/") == 1 and not path.suffix and not path.parent.is_dir():
         return _download(text)
-    hint = f"; {text} is a model without weights, train it first" if text in model_names() else ""
-    raise FileNotFoundError(f"no weights at {text}{hint}")
+    if text in model_names():
+        raise FileNotFoundError(f"no weights at {text}: it is a model's name, train it first")
+    raise FileNotFoundError(
+        f"no weights at {text}; wanted a .safetensors file, a run folder, or OWNER/NAME on the hub"
+    )
 
 
 def _download(repository: str) -> Path:
