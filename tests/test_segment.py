@@ -482,7 +482,10 @@ def test_times_and_names() -> None:
     assert plan_outputs("a.mp4", "results/", ["jsonl"]) == {"jsonl": Path("results/a_vidseg.jsonl")}
 
 
-def test_ctrl_c_leaves_playable_files(tmp_path: Path, weights: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_leaves_playable_files(
+    tmp_path: Path, weights: Path, number: signal.Signals
+) -> None:
     make_video(tmp_path / "long.mp4", 3000, size=(96, 144))
     command = [sys.executable, "-m", "vidseg.cli.main", "segment", "long.mp4"]
     process = subprocess.Popen(
@@ -498,12 +501,12 @@ def test_ctrl_c_leaves_playable_files(tmp_path: Path, weights: Path) -> None:
         assert process.poll() is None, process.communicate()[0]
         assert time.monotonic() < deadline
         time.sleep(0.02)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 130, output
     assert "stopped after" in output
     assert "Traceback" not in output
-    frames = [number for number, _ in enumerate(read_video(tmp_path / "long_vidseg.mp4"))]
+    frames = [k for k, _ in enumerate(read_video(tmp_path / "long_vidseg.mp4"))]
     assert 0 < len(frames) < 3000
     lines = (tmp_path / "long_vidseg.jsonl").read_text().splitlines()
     with np.load(tmp_path / "long_vidseg.npz") as archive:

@@ -164,14 +164,15 @@ def segment(
     """Segment a video: a class for every pixel of every frame, steady over time.
 
     Frames are read, segmented and written one by one, so length does not matter. Sound is kept.
-    Ctrl-C stops early and leaves what is written so far as playable files (exit code 130). A
-    damaged file is segmented up to the damage, which is reported (exit code 1).
+    Ctrl-C (or SIGTERM) stops early and leaves what is written so far as playable files (exit code
+    130). A damaged file is segmented up to the damage, which is reported (exit code 1).
     """
     from vidseg.cli.console import console, errors
     from vidseg.cli.sizes import parse_size, parse_sliding
     from vidseg.inference.sliding import SlidingWindow
     from vidseg.inference.stream import segment as segment_video
     from vidseg.inference.video import read_video
+    from vidseg.inference.writer import terminate_as_interrupt
 
     paths = plan_outputs(source, out, formats or [])
     check_outputs(paths, source, force=force)
@@ -189,7 +190,8 @@ def segment(
             chunk_frames=chunk_frames,
         )
         style = {"opacity": opacity, "contour": contour, "legend": legend, "beside": side_by_side}
-        count = _run(results, paths, style, force=force)
+        with terminate_as_interrupt():
+            count = _run(results, paths, style, force=force)
     for path in paths.values():
         console.print(f"{path}: {count} frames", markup=False, soft_wrap=True)
     if results.damage is not None:

@@ -159,6 +159,7 @@ class VideoWriter:
         import av
         from av.video.reformatter import VideoReformatter
 
+        self._part.touch()  # libav would find out frames later that it may not write here
         self._shape, self._first_s = shape, time_s
         self._reformatter = VideoReformatter()
         options = {} if self.path.suffix.lower() == ".mkv" else {"movflags": "+faststart"}
@@ -217,16 +218,31 @@ class VideoWriter:
 
 @contextmanager
 def hold_interrupts() -> Iterator[None]:
-    """Let Ctrl-C wait until a step that must not be torn apart is done."""
-    previous = signal.getsignal(signal.SIGINT)
-    if threading.current_thread() is not threading.main_thread() or not callable(previous):
-        yield
-        return
-    held: list[Any] = []
-    signal.signal(signal.SIGINT, lambda *_: held.append(True))
+    """Let Ctrl-C, and SIGTERM where it is handled, wait for the end of what must be whole."""
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    handlers = {number: handler for number, handler in handlers.items() if callable(handler)}
+    if threading.current_thread() is not threading.main_thread():
+        handlers = {}
+    held: list[int] = []
+    for number in handlers:
+        signal.signal(number, lambda number, _: held.append(number))
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, previous)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
     if held:
-        previous(signal.SIGINT, None)
+        handlers[signal.Signals(held[0])](held[0], None)
+
+
+@contextmanager
+def terminate_as_interrupt() -> Iterator[None]:
+    """Let SIGTERM, by which services are stopped, end the work as Ctrl-C does."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
