@@ -274,6 +274,11 @@ def test_a_model_of_other_classes_is_refused():
     shuffled.card = replace(shuffled.card, classes=("car", "road", "sky"))
     with pytest.raises(ValueError, match="in another order"):
         evaluate(shuffled, InMemory(video("a", 1)))
+    renamed = by_colour()
+    names = tuple(InMemory(video("a", 1)).classes)
+    renamed.card = replace(renamed.card, classes=(*names[:2], "cloud"))
+    with pytest.warns(UserWarning, match=f"it is scored with cloud as {names[2]}$"):
+        evaluate(renamed, InMemory(video("a", 1)))
 
 
 def test_nothing_to_score_is_an_error():
@@ -472,6 +477,7 @@ def test_command_writes_json(weights_file, capsys):
     ("words", "message"),
     [
         (["evaluate", "--data", "synthetic"], "either a MODEL to run or --predictions"),
+        (["evaluate", "--predictions", "maps", *SYNTHETIC, "--flip"], "--scales are for a MODEL"),
         (["evaluate", "MODEL", *SYNTHETIC, "--scales", "big"], "--scales wants numbers"),
         (["evaluate", "MODEL", *SYNTHETIC, "--sliding", "big"], "--sliding wants HEIGHTxWIDTH"),
         (["evaluate", "MODEL", "--data", "camvid"], "needs its folder as root"),

@@ -80,6 +80,10 @@ def evaluate(
     """
     if (model is None) == (predictions is None):
         raise ValueError("give either a MODEL to run or --predictions FOLDER to score")
+    if model is None and (sliding or flip or scales != "1"):
+        raise ValueError(
+            "--sliding, --flip and --scales are for a MODEL; maps are scored as they are"
+        )
     from vidseg.cli.console import write_json
     from vidseg.cli.devices import find_device
     from vidseg.report.evaluation import Samples

@@ -1,6 +1,7 @@
 """Run a model over a data set and score it: streams, windows, sliding windows, flips and scales."""
 
 import time
+import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -364,4 +365,14 @@ def _check_classes(model: VideoSegmenter, dataset: VideoDataset) -> None:
         raise ValueError(
             f"the model's classes are those of {dataset.name} in another order: "
             f"{', '.join(model.card.classes)} instead of {', '.join(dataset.classes)}"
+        )
+    pairs = zip(model.card.classes, dataset.classes, strict=False)
+    differ = [
+        f"{mine} as {theirs}" for mine, theirs in pairs if mine.casefold() != theirs.casefold()
+    ]
+    if differ:
+        warnings.warn(
+            f"the model's classes are named otherwise than those of {dataset.name}; it is scored "
+            f"with {', '.join(differ)}",
+            stacklevel=3,
         )
