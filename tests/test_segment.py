@@ -23,8 +23,9 @@ from torch import nn
 import vidseg
 from painted import SIZE, cut_short, make_video, number_of, paint
 from vidseg.cli import console as console_module
+from vidseg.cli.destinations import plan_outputs
 from vidseg.cli.main import main
-from vidseg.cli.segment import parse_time, plan_outputs
+from vidseg.cli.segment import parse_time
 from vidseg.inference import outputs as outputs_module
 from vidseg.inference.cuts import CutDetector
 from vidseg.inference.sliding import SlidingWindow

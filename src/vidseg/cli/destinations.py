@@ -1,0 +1,118 @@
+"""Where the results of `vidseg segment` go, by format, and what they may replace."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+FORMATS = ("overlay", "labels", "npz", "jsonl")
+
+
+def plan_outputs(source: str, out: str | None, formats: list[str]) -> dict[str, Path]:
+    """Decide which file or folder each format goes to.
+
+    Args:
+        source: what is segmented; gives the name where `out` gives none.
+        out: a file, whose suffix names a format, or a folder.
+        formats: as given, each perhaps several with commas.
+
+    Returns:
+        format -> path.
+
+    Raises:
+        ValueError: unknown format; a suffix that is no format, or not the one asked for.
+    """
+    from vidseg.suggest import did_you_mean
+
+    wanted = [name.strip() for text in formats for name in text.split(",") if name.strip()]
+    for name in wanted:
+        if name not in FORMATS:
+            raise ValueError(f"unknown format {name!r}{did_you_mean(name, FORMATS)}")
+    picture = _is_picture(source)
+    name = f"{_name_of(source)}_vidseg"
+    if out is None:
+        return _paths(Path(name), wanted or ["overlay"], picture)
+    path = Path(out)
+    is_folder = path.is_dir() or out.endswith("/") or not path.suffix
+    if is_folder:
+        if wanted == ["labels"]:
+            return {"labels": path}
+        return _paths(path / name, wanted or ["overlay"], picture)
+    kind = _format_of(path, picture)
+    if len(wanted) > 1:
+        chosen = _paths(path.with_suffix(""), wanted, picture)
+        return {k: path if k == kind else chosen[k] for k in chosen}
+    if wanted and wanted != [kind]:
+        raise ValueError(f"--out {out} is for the format {kind}, but --format says {wanted[0]}")
+    return {kind: path}
+
+
+def check_outputs(paths: dict[str, Path], source: str, *, force: bool) -> None:
+    """Refuse to write over the source, and over anything that exists unless forced.
+
+    Args:
+        paths: format -> path.
+        source: what is segmented.
+        force: outputs may be replaced.
+
+    Raises:
+        ValueError: an output is the source itself, or the folder of its frames.
+        FileExistsError: an output exists, and `force` is false.
+    """
+    for kind, path in paths.items():
+        if path.exists() and Path(source).exists() and path.samefile(source):
+            raise ValueError(f"{path} is the source; give another --out")
+        if kind == "labels" and path.is_dir() and _has_frames_in(source, path):
+            raise ValueError(f"{path} holds the source's frames; give another --out")
+        if not force and path.exists() and not (path.is_dir() and not any(path.iterdir())):
+            raise FileExistsError(f"{path} exists already; pass --force to replace it, or --out")
+
+
+def _paths(base: Path, formats: list[str], picture: bool) -> dict[str, Path]:
+    endings = {
+        "overlay": ".png" if picture else ".mp4",
+        "labels": "_labels",
+        "npz": ".npz",
+        "jsonl": ".jsonl",
+    }
+    return {kind: base.with_name(base.name + endings[kind]) for kind in formats}
+
+
+def _format_of(path: Path, picture: bool) -> str:
+    overlays = (".png", ".jpg", ".jpeg") if picture else (".mp4", ".m4v", ".mov", ".mkv")
+    endings = {".npz": "npz", ".jsonl": "jsonl"} | dict.fromkeys(overlays, "overlay")
+    kind = endings.get(path.suffix.lower())
+    if kind is None:
+        raise ValueError(
+            f"no format is called {path.suffix}; use {', '.join(endings)}, or a folder"
+        )
+    return kind
+
+
+def _is_picture(source: str) -> bool:
+    from vidseg.inference.sources import IMAGE_SUFFIXES
+
+    path = Path(source)
+    return path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()
+
+
+def _has_frames_in(source: str, folder: Path) -> bool:
+    """Whether images that are the source, or match its pattern, lie in a folder."""
+    from vidseg.inference.sources import find_images
+
+    if "://" in source:
+        return False
+    return any(image.parent.samefile(folder) for image in find_images(Path(source)) or ())
+
+
+def _name_of(source: str) -> str:
+    """A name for outputs: of the file, the folder, the stream or the camera."""
+    if source.isdecimal() and not Path(source).exists():
+        return f"camera{source}"
+    plain = re.sub(r"^[a-z+]+://", "", source).split("?")[0]
+    path = Path(plain)
+    if re.search(r"[*?\[]", path.name):
+        path = path.parent
+    if path.is_dir() or not path.suffix:
+        return path.resolve().name or "video"
+    return path.stem
