@@ -22,7 +22,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 
 # A part imports parts of its own floor or below. The first name after `vidseg.` is the part.
 FLOORS = [
-    {"atomic", "classes", "suggest"},
+    {"atomic", "classes", "hub", "suggest"},
     {"layers", "weights"},
     {"segmenter", "backbones", "flow"},
     {"losses", "metrics"},

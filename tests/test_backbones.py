@@ -168,7 +168,7 @@ def test_a_local_file_fills_the_backbone(tmp_path):
 
 
 def test_offline_the_error_says_which_file_to_bring(monkeypatch):
-    monkeypatch.setattr("huggingface_hub.hf_hub_download", refuse)
+    monkeypatch.setattr("huggingface_hub.HfApi.model_info", refuse)
     for name, file in (
         ("resnet50_v1c", "resnet50_v1c-2cccc1ad.pth"),
         ("resnet18_v1c", "resnet18_v1c"),

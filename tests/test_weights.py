@@ -89,7 +89,7 @@ def test_a_full_disk_leaves_nothing(tmp_path, monkeypatch):
 def test_a_mistyped_run_folder_asks_no_network(tmp_path, monkeypatch):
     (tmp_path / "runs" / "camvid").mkdir(parents=True)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("huggingface_hub.hf_hub_download", lambda *_: pytest.fail("network"))
+    monkeypatch.setattr("vidseg.methods.download", lambda *_, **__: pytest.fail("network"))
     with pytest.raises(FileNotFoundError, match="no weights at runs/cavmid; wanted"):
         vidseg.load("runs/cavmid")
 

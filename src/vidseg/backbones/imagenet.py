@@ -6,6 +6,7 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from vidseg.backbones.mobilenet import MobileNetV2
+from vidseg.hub import download
 from vidseg.weights import read_checkpoint, state_dict_of
 
 # backbone -> (repository on the hub, or None), and the file to bring where there is none
@@ -127,16 +128,11 @@ def _check_padding(backbone: MobileNetV2, tensors: dict[str, Tensor], path: Path
 
 
 def _download(name: str) -> Path:
-    repository, file = SOURCES.get(name, (None, ""))
-    advice = f"download {file} elsewhere and pass backbone_weights=PATH"
+    repository, file = SOURCES.get(name, (None, "its weights"))
+    advice = f"without a network, bring {file} and pass backbone_weights=PATH"
     if repository is None:
-        raise FileNotFoundError(f"the hub has no ImageNet weights for {name}; {advice}")
-    from huggingface_hub import hf_hub_download
-
-    try:
-        return Path(hf_hub_download(repository, "model.safetensors"))
-    except Exception as error:
         raise FileNotFoundError(
-            f"could not download {repository} from the hub ({type(error).__name__}); "
-            f"without a network, {advice}"
-        ) from error
+            f"the hub has no ImageNet weights for {name}; bring {file} and pass "
+            "backbone_weights=PATH"
+        )
+    return download(repository, advice=advice)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from vidseg.backbones import network_of
 from vidseg.classes import ClassSet
+from vidseg.hub import download
 from vidseg.methods.fcn import FCN
 from vidseg.methods.pspnet import PSPNet
 from vidseg.methods.tmanet import TMANet
@@ -129,24 +130,12 @@ def _find(name_or_path: str | Path | None) -> Path:
         )
     text = str(name_or_path)
     if text.count("/") == 1 and not path.suffix and not path.parent.is_dir():
-        return _download(text)
+        return download(text, advice="check the name, or pass a file or a run folder")
     if text in model_names():
         raise FileNotFoundError(f"no weights at {text}: it is a model's name, train it first")
     raise FileNotFoundError(
         f"no weights at {text}; wanted a .safetensors file, a run folder, or OWNER/NAME on the hub"
     )
-
-
-def _download(repository: str) -> Path:
-    from huggingface_hub import hf_hub_download
-
-    try:
-        return Path(hf_hub_download(repository, "model.safetensors"))
-    except Exception as error:
-        raise FileNotFoundError(
-            f"no file {repository}, and no such repository on the hub could be read "
-            f"({type(error).__name__}); check the name, or pass a file"
-        ) from error
 
 
 def load_official(
