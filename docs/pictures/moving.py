@@ -1,7 +1,7 @@
 """Make the moving picture of the README from the demo's overlay.mp4.
 
-    vidseg demo --iterations 1500 --seed 1 --out demo
-    python docs/pictures/moving.py demo/overlay.mp4
+vidseg demo --iterations 1500 --seed 1 --out demo
+python docs/pictures/moving.py demo/overlay.mp4
 """
 
 import sys
