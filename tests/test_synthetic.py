@@ -227,3 +227,11 @@ def test_unknown_split_and_empty_set_are_refused():
         SyntheticDataset(None, "dev")
     with pytest.raises(ValueError, match="num_videos"):
         SyntheticDataset(None, "train", num_videos=0)
+
+
+@pytest.mark.parametrize("size", [(360, 480), (512, 640), (97, 131), (320, 64)])
+def test_any_size_is_rendered_whole(size):
+    """Tall frames bob by more than small ones."""
+    video = render(0, 4, size, camera="drive", noise=False)
+    assert video.frames.shape == (4, *size, 3)
+    assert set(np.unique(video.labels)) <= {*range(len(CLASSES)), 255}

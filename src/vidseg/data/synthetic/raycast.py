@@ -80,7 +80,8 @@ class Renderer:
         """Draw what is seen at frame t."""
         height, width = self.size
         pose = self.street.pose(t, width, height)
-        top, left = 2 - pose.shift_y, self.street.max_shift(width) - pose.shift_x
+        top = self.street.max_bob(height) - pose.shift_y
+        left = self.street.max_shift(width) - pose.shift_x
         window = slice(top, top + height), slice(left, left + width)
         view = View(
             t=t,

@@ -24,6 +24,7 @@ from vidseg.data.synthetic.walls import (
 Camera = Literal["drive", "pan", "still"]
 CAMERAS: tuple[Camera, ...] = ("drive", "pan", "still")
 RATE_HZ = 15.0
+BOB = 0.008  # how far a driving camera bobs, as a share of the height
 
 
 @dataclass(frozen=True)
@@ -109,7 +110,7 @@ class Street:
         amount, phase = self.pan
         period = 60 if self.camera == "pan" else 45
         shift_x = round(width * amount * np.sin(2 * np.pi * t / period + phase))
-        bob = 0.008 * height * np.sin(0.9 * t + phase) if self.camera == "drive" else 0.0
+        bob = BOB * height * np.sin(0.9 * t + phase) if self.camera == "drive" else 0.0
         amount, phase = self.sway
         x = self.start_x + amount * np.sin(0.06 * t + phase)
         return Pose(x, 1.45, self.start_z + self.speed * t, shift_x, round(bob))
@@ -117,6 +118,10 @@ class Street:
     def max_shift(self, width: int) -> int:
         """The largest `shift_x` of any frame."""
         return round(width * abs(self.pan[0])) + 1
+
+    def max_bob(self, height: int) -> int:
+        """At least the largest `shift_y` of any frame."""
+        return max(2, round(BOB * height))
 
     def positions(self, t: int, camera_z: float) -> np.ndarray:
         """Where each thing is at frame t: (N, 3) of x, z from the camera, and stride."""
@@ -204,11 +209,12 @@ def backdrop(
 
     Returns:
         colours (h, w, 3) uint8 and labels (h, w) uint8, larger than a frame by `max_shift` on
-        the left and right and by 2 px above and below.
+        the left and right and by `max_bob` above and below.
     """
     rng = np.random.default_rng([seed, 1])
-    height, width = size[0] + 4, size[1] + 2 * street.max_shift(size[1])
-    up = (horizon + 2 - np.arange(height))[:, None] / max(horizon, 1)
+    bob = street.max_bob(size[0])
+    height, width = size[0] + 2 * bob, size[1] + 2 * street.max_shift(size[1])
+    up = (horizon + bob - np.arange(height))[:, None] / max(horizon, 1)
     zenith = street.haze * (0.62, 0.78, 1.0)
     share = up.clip(0, 1)[..., None] ** 0.8
     sky = street.haze * (1 - share) + zenith * share
