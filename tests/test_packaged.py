@@ -7,12 +7,13 @@ import vidseg
 from vidseg.data import open_dataset
 from vidseg.data.synthetic import CLASSES, render
 from vidseg.inference.evaluate import evaluate
-from vidseg.methods import DEFAULT_WEIGHTS
+from vidseg.methods import DEFAULT_WEIGHTS, packaged_weights
 
 
 def test_the_default_model_is_small_and_says_its_licence():
-    assert DEFAULT_WEIGHTS.stat().st_size < 10e6
+    assert packaged_weights()[DEFAULT_WEIGHTS].stat().st_size < 10e6
     model = vidseg.load()
+    assert vidseg.load(DEFAULT_WEIGHTS).card == model.card
     assert model.card.architecture == "tmanet_mobilenetv2"
     assert "non-commercial" in model.card.licence
     assert len(model.card.classes) == model.num_classes == 11

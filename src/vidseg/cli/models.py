@@ -63,14 +63,14 @@ def list_models() -> list[dict[str, Any]]:
         # The meta device gives the shapes without the time and the memory of the values.
         with torch.device("meta"):
             model = create(name, num_classes=COUNTED_CLASSES)
-        card = packaged.get(name)
+        weights, card = packaged.get(name, (None, None))
         rows.append(
             {
                 "name": name,
                 "method": type(model).__name__,
                 "memory_frames": None if math.isinf(model.horizon) else int(model.horizon),
                 "parameters": sum(parameter.numel() for parameter in model.parameters()),
-                "weights": card.trained_on or "packaged" if card else None,
+                "weights": weights,
                 "licence": card.licence if card else None,
             }
         )
@@ -78,11 +78,9 @@ def list_models() -> list[dict[str, Any]]:
 
 
 def _packaged() -> dict[str, Any]:
-    """Architecture -> card of the weights that come with the package."""
-    from vidseg.methods import DEFAULT_WEIGHTS
+    """Architecture -> name and card of the weights that come with the package."""
+    from vidseg.methods import packaged_weights
     from vidseg.weights import load_file
 
-    if not DEFAULT_WEIGHTS.is_file():
-        return {}
-    _, card = load_file(DEFAULT_WEIGHTS)
-    return {card.architecture: card}
+    cards = {name: load_file(path)[1] for name, path in packaged_weights().items()}
+    return {card.architecture: (name, card) for name, card in cards.items()}

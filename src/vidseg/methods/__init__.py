@@ -21,8 +21,8 @@ from vidseg.weights import Card, load_file, read_checkpoint, state_dict_of
 METHODS: dict[str, Any] = {"fcn": FCN, "pspnet": PSPNet, "tmanet": TMANet}
 """family -> class; `create` takes family_variant."""
 
-DEFAULT_WEIGHTS = Path(__file__).parent.parent / "packaged" / "default.safetensors"
-"""The weights that come with the package."""
+DEFAULT_WEIGHTS = "tmanet_mobilenetv2_camvid"
+"""The name of the weights that `load` takes without a name."""
 
 
 def model_names() -> list[str]:
@@ -88,8 +88,9 @@ def load(name_or_path: str | Path | None = None, *, device: str = "cpu") -> Vide
     """Load a trained model, ready to use.
 
     Args:
-        name_or_path: a .safetensors file that vidseg wrote, a run folder, or a repository on the
-            hub ("owner/name"); None is the small model that comes with the package.
+        name_or_path: weights that come with the package (`packaged_weights()` lists them), a
+            .safetensors file that vidseg wrote, a run folder, or a repository on the hub
+            ("owner/name"); None is DEFAULT_WEIGHTS, a small model for driving video.
         device: where to put it.
 
     Returns:
@@ -107,16 +108,22 @@ def load(name_or_path: str | Path | None = None, *, device: str = "cpu") -> Vide
     return model.eval().to(device)
 
 
+def packaged_weights() -> dict[str, Path]:
+    """The weights that come with the package, by the name that `load` takes."""
+    folder = Path(__file__).parent.parent / "packaged"
+    return {path.stem: path for path in sorted(folder.glob("*.safetensors"))}
+
+
 def _find(name_or_path: str | Path | None) -> Path:
-    if name_or_path is None:
-        if not DEFAULT_WEIGHTS.is_file():
-            raise FileNotFoundError("this installation has no packaged weights; pass --model PATH")
-        return DEFAULT_WEIGHTS
-    path = Path(name_or_path)
+    packaged = packaged_weights()
+    name = str(name_or_path or DEFAULT_WEIGHTS)
+    if name in packaged and not Path(name).exists():
+        return packaged[name]
+    path = Path(name)
     if path.is_dir():
-        for name in ("best.safetensors", "last.safetensors", "model.safetensors"):
-            if (path / name).is_file():
-                return path / name
+        for file in ("best.safetensors", "last.safetensors", "model.safetensors"):
+            if (path / file).is_file():
+                return path / file
         raise FileNotFoundError(
             f"the folder {path} holds no best.safetensors, last.safetensors or model.safetensors; "
             "has the run finished its first validation?"
@@ -128,13 +135,13 @@ def _find(name_or_path: str | Path | None) -> Path:
             f"{path} is not a .safetensors file; convert an authors' checkpoint with "
             "`vidseg convert METHOD FILE --out model.safetensors`"
         )
-    text = str(name_or_path)
-    if text.count("/") == 1 and not path.suffix and not path.parent.is_dir():
-        return download(text, advice="check the name, or pass a file or a run folder")
-    if text in model_names():
-        raise FileNotFoundError(f"no weights at {text}: it is a model's name, train it first")
+    if name.count("/") == 1 and not path.suffix and not path.parent.is_dir():
+        return download(name, advice="check the name, or pass a file or a run folder")
+    if name in model_names():
+        raise FileNotFoundError(f"no weights at {name}: it is a model's name, train it first")
     raise FileNotFoundError(
-        f"no weights at {text}; wanted a .safetensors file, a run folder, or OWNER/NAME on the hub"
+        f"no weights at {name}; wanted a .safetensors file, a run folder, OWNER/NAME on the hub, "
+        f"or one of the package's: {', '.join(packaged)}"
     )
 
 
@@ -181,4 +188,11 @@ def _official_card(method: str, arguments: dict[str, Any], source: Any) -> Card:
     )
 
 
-__all__ = ["METHODS", "create", "load", "load_official", "model_names"]
+__all__ = [
+    "METHODS",
+    "create",
+    "load",
+    "load_official",
+    "model_names",
+    "packaged_weights",
+]
