@@ -158,7 +158,7 @@ def test_the_command_ends_with_1_for_a_fault(root: Path, capsys):
     assert run("data", "check", "camvid", root) == 1
     told = capsys.readouterr()
     assert "0006R0_f00030.png" in told.err
-    assert "1 faults" in told.out
+    assert "1 fault" in told.out
 
 
 def test_the_command_writes_json(root: Path, capsys):

@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 from torch import nn
 
+from vidseg.cli.evaluate import _in_words
 from vidseg.cli.main import main
 from vidseg.data import open_dataset
 from vidseg.data.clip import Video, VideoDataset
@@ -373,6 +374,12 @@ def test_temporal_measures_follow_the_exact_flow():
     assert summary["flow"].startswith("exact")
 
 
+def test_frames_that_are_not_in_a_row_have_no_temporal_measure():
+    assert _in_words({"flow": "x", "num_pairs": 0}) == [
+        ("temporal consistency and flicker", "- (no two frames in a row were scored)")
+    ]
+
+
 def test_temporal_measures_of_a_batch_keep_videos_apart(tmanet):
     dataset = InMemory(video("a", 4), video("b", 3))
     figures = []
@@ -480,7 +487,7 @@ def test_command_writes_json(weights_file, capsys):
         (["evaluate", "--predictions", "maps", *SYNTHETIC, "--flip"], "--scales are for a MODEL"),
         (["evaluate", "MODEL", *SYNTHETIC, "--scales", "big"], "--scales wants numbers"),
         (["evaluate", "MODEL", *SYNTHETIC, "--sliding", "big"], "--sliding wants HEIGHTxWIDTH"),
-        (["evaluate", "MODEL", "--data", "camvid"], "needs its folder as root"),
+        (["evaluate", "MODEL", "--data", "camvid"], "needs its folder: pass root=DIR"),
         (["evaluate", "nowhere.safetensors", *SYNTHETIC], "no weights at nowhere.safetensors"),
     ],
 )

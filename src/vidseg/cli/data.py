@@ -179,4 +179,5 @@ def _show(found: Check) -> None:
     rest = len(found.faults) - SHOWN_FAULTS
     if rest > 0:
         errors.print(f"... and {rest} more; --json lists all")
-    console.print(f"{len(found.faults)} faults" if found.faults else "no faults")
+    count = len(found.faults)
+    console.print(f"{count or 'no'} fault{'' if count == 1 else 's'}")

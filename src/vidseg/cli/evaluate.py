@@ -266,6 +266,8 @@ def _in_words(steadiness: dict[str, Any]) -> list[tuple[str, str]]:
     if not steadiness:
         return []
     flow, pairs = steadiness["flow"], steadiness["num_pairs"]
+    if not pairs:
+        return [("temporal consistency and flicker", "- (no two frames in a row were scored)")]
     return [
         (
             f"temporal consistency (flow: {flow}; {pairs} pairs)",

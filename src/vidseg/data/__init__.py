@@ -41,7 +41,10 @@ def open_dataset(
     maker = _maker(kind)
     if kind != "synthetic":
         if root is None:
-            raise ValueError(f"the data set {kind!r} needs its folder as root")
+            raise ValueError(
+                f"the data set {kind!r} needs its folder: pass root=DIR "
+                "(--root DIR, or data.root=DIR for a recipe)"
+            )
         root = Path(root)
         if not root.is_dir():
             raise FileNotFoundError(f"{root}, the folder of the data set {kind!r}, does not exist")
