@@ -148,3 +148,21 @@ def test_streaming_compiles_once(model):
             _, compiled_memory = step(frame, compiled_memory)
     assert counter.frame_count == graphs
     torch._dynamo.reset()
+
+
+def test_only_recurrent_methods_remember_what_was_fused(model, monkeypatch):
+    given = []
+    remember = type(model).remember
+    monkeypatch.setattr(
+        type(model),
+        "remember",
+        lambda self, m, f, fused: given.append(fused) or remember(self, m, f, fused),
+    )
+    frames = torch.zeros(1, 2, 3, 32, 32)
+    with torch.no_grad():
+        model(frames)
+        assert given == [None, None]
+        monkeypatch.setattr(type(model), "recurrent", True)
+        model(frames, readout="last")
+    assert all(fused is not None for fused in given[2:])
+    assert len(given) == 4

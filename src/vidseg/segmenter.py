@@ -191,7 +191,7 @@ class VideoSegmenter(nn.Module):
         raise NotImplementedError
 
     def remember(self, memory: Any, feature: Feature, fused: Feature | None) -> Memory:
-        """The next memory, a new value; `fused` is None unless `recurrent` or read out."""
+        """The next memory, a new value; `fused` is None unless the method is `recurrent`."""
         return memory
 
     def auxiliary(self, features: Feature, fused: Feature) -> dict[str, Tensor]:
@@ -267,7 +267,7 @@ class VideoSegmenter(nn.Module):
                 self.check_memory(memory, feature)
             is_read = readout == "all" or t == length - 1
             fused = self.fuse(feature, memory) if is_read or self.recurrent else None
-            memory = self.remember(memory, feature, fused)
+            memory = self.remember(memory, feature, fused if self.recurrent else None)
             if is_read:
                 fused_frames.append(fused)
         flat = _stack_frames(fused_frames)
