@@ -10,9 +10,10 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import vidseg
+from vidseg.backbones.staged import Stages
 from vidseg.layers.memory_read import read_memory
 from vidseg.losses import cross_entropy
-from vidseg.methods.tmanet import Feature, TMANet
+from vidseg.methods.tmanet import TMANet
 
 
 def literal_attention(query, keys, values):
@@ -87,7 +88,7 @@ def test_mobilenet_variant_has_narrow_heads(stride):
     with torch.device("meta"):
         model = vidseg.create("tmanet_mobilenetv2", num_classes=11, output_stride=stride)
         third, last = model.encode(torch.zeros(1, 3, 96, 128))
-        fused = model.fuse(Feature(third, last), model.initial_memory(Feature(third, last), None))
+        fused = model.fuse(Stages(third, last), model.initial_memory(Stages(third, last), None))
     assert last.shape == (1, 320, 96 // stride, 128 // stride)
     assert third.shape[1] == model.auxiliary_head.convs[0].conv.in_channels == 96
     head = model.head

@@ -13,7 +13,11 @@ def test_pspnet18(shared):
     model = vidseg.create("pspnet_r18", num_classes=19).eval()
     official = state_dict(shared, case["state_dict"])
     ours = {
-        ("backbone." + k.replace("layer0.", "stem.") if k.startswith("layer") else k): v
+        (
+            "backbone." + k.replace("layer0.", "stem.")
+            if k.startswith("layer")
+            else k.replace("aux.", "auxiliary_head.")
+        ): v
         for k, v in official.items()
     }
     load_strictly(model, ours)
@@ -46,7 +50,7 @@ def test_semseg(shared, depth):
             renamed["backbone." + rest.replace("layer0.", "stem.")] = value
         elif part in ("ppm", "decoder"):
             renamed[name.removeprefix("decoder.")] = value
-    auxiliary = {k: v for k, v in model.state_dict().items() if k.startswith("aux.")}
+    auxiliary = {k: v for k, v in model.state_dict().items() if k.startswith("auxiliary_head.")}
     load_strictly(model, {**auxiliary, **renamed})
     frames = clip(shared, *case["config"]["inputs"])
     with torch.no_grad():

@@ -5,24 +5,15 @@ backbone and the head of mmsegmentation's baseline (23.6 M parameters in the hea
 """
 
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple, Self
+from typing import Any, ClassVar
 
 from torch import Tensor
 
-from vidseg.backbones import build_backbone
-from vidseg.backbones.imagenet import load_imagenet
+from vidseg.backbones.staged import StagedSegmenter, Stages
 from vidseg.layers.heads import FCNHead
-from vidseg.segmenter import VideoSegmenter
 
 
-class Feature(NamedTuple):
-    """Maps of N frames: `third` for the auxiliary head, `last` for the head."""
-
-    third: Tensor
-    last: Tensor
-
-
-class FCN(VideoSegmenter):
+class FCN(StagedSegmenter):
     """A backbone and a fully convolutional head; no memory.
 
     Args:
@@ -59,31 +50,12 @@ class FCN(VideoSegmenter):
         super().__init__()
         self.num_classes = num_classes
         self.align_corners = align_corners
-        self.backbone = build_backbone(backbone, **backbone_options)
-        if backbone_weights is not None:
-            load_imagenet(self.backbone, backbone, backbone_weights)
-        *_, third, last = self.backbone.channels
+        third, last = self.build_encoder(backbone, backbone_weights, backbone_options)
         self.head = FCNHead(last, channels, num_classes, dropout=dropout)
         self.auxiliary_head = FCNHead(
             third, auxiliary_channels, num_classes, num_blocks=1, join=False, dropout=dropout
         )
 
-    @classmethod
-    def tiny(cls, num_classes: int = 5, **options: Any) -> Self:
-        """A network small enough for tests and the demo."""
-        return cls(num_classes, **{**cls.variants["tiny"], **options})
-
-    def encode(self, frames: Tensor) -> Feature:
-        """(N, 3, H, W) -> stage 3 and stage 4 of the backbone."""
-        *_, third, last = self.backbone(frames)
-        return Feature(third, last)
-
-    def decode(self, fused: Feature) -> Tensor:
+    def decode(self, fused: Stages) -> Tensor:
         """-> (N, C, h, w) logits."""
         return self.head(fused.last)
-
-    def auxiliary(self, features: Feature, fused: Feature) -> dict[str, Tensor]:
-        """The auxiliary head on stage 3 of the frames that are read out."""
-        third = fused.third
-        logits = self.auxiliary_head(third.flatten(0, 1)).unflatten(0, third.shape[:2])
-        return {"auxiliary": logits}

@@ -5,24 +5,15 @@ ETC's ResNet-18, whose dilation sits on the second convolution of each block.
 """
 
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple, Self
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-from vidseg.backbones import build_backbone
-from vidseg.backbones.imagenet import load_imagenet
+from vidseg.backbones.staged import StagedSegmenter, Stages
 from vidseg.layers.pyramid import PyramidPooling
-from vidseg.segmenter import VideoSegmenter
 
 
-class Feature(NamedTuple):
-    """Maps of N frames: `third` for the auxiliary head, `last` for the pyramid."""
-
-    third: Tensor
-    last: Tensor
-
-
-class PSPNet(VideoSegmenter):
+class PSPNet(StagedSegmenter):
     """A backbone, pyramid pooling and a 3x3 head; no memory.
 
     Args:
@@ -59,32 +50,14 @@ class PSPNet(VideoSegmenter):
         super().__init__()
         self.num_classes = num_classes
         self.align_corners = align_corners
-        self.backbone = build_backbone(backbone, **backbone_options)
-        if backbone_weights is not None:
-            load_imagenet(self.backbone, backbone, backbone_weights)
-        *_, third, last = self.backbone.channels
+        third, last = self.build_encoder(backbone, backbone_weights, backbone_options)
         self.ppm = PyramidPooling(last)
         self.cls = _make_head(self.ppm.out_channels, channels, num_classes, dropout)
-        self.aux = _make_head(third, auxiliary_channels, num_classes, dropout)
+        self.auxiliary_head = _make_head(third, auxiliary_channels, num_classes, dropout)
 
-    @classmethod
-    def tiny(cls, num_classes: int = 5, **options: Any) -> Self:
-        """A network small enough for tests."""
-        return cls(num_classes, **{**cls.variants["tiny"], **options})
-
-    def encode(self, frames: Tensor) -> Feature:
-        """(N, 3, H, W) -> stage 3 and stage 4 of the backbone."""
-        *_, third, last = self.backbone(frames)
-        return Feature(third, last)
-
-    def decode(self, fused: Feature) -> Tensor:
+    def decode(self, fused: Stages) -> Tensor:
         """-> (N, C, h, w) logits."""
         return self.cls(self.ppm(fused.last))
-
-    def auxiliary(self, features: Feature, fused: Feature) -> dict[str, Tensor]:
-        """The auxiliary head on stage 3 of the frames that are read out."""
-        third = fused.third
-        return {"auxiliary": self.aux(third.flatten(0, 1)).unflatten(0, third.shape[:2])}
 
 
 def _make_head(in_channels: int, channels: int, num_classes: int, dropout: float) -> nn.Sequential:

@@ -15,17 +15,16 @@ published weights need:
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
 
-from vidseg.backbones import build_backbone
-from vidseg.backbones.imagenet import load_imagenet
+from vidseg.backbones.staged import StagedSegmenter, Stages
 from vidseg.classes import CAMVID, CAMVID_WITH_VOID, CITYSCAPES, ClassSet
 from vidseg.layers.heads import Classifier, ConvBlock, FCNHead
 from vidseg.layers.memory_read import read_memory
-from vidseg.segmenter import Memory, VideoSegmenter
+from vidseg.segmenter import Memory
 from vidseg.weights import load_strictly
 
 
@@ -38,13 +37,6 @@ class TMANetMemory(Memory):
     """
 
     frames: tuple[Tensor, ...]
-
-
-class Feature(NamedTuple):
-    """Maps of N frames: `third` for the auxiliary head, `last` for query and memory."""
-
-    third: Tensor
-    last: Tensor
 
 
 class TMAHead(nn.Module):
@@ -100,7 +92,7 @@ class TMAHead(nn.Module):
         return self.classifier(self.fusion(fused))
 
 
-class TMANet(VideoSegmenter):
+class TMANet(StagedSegmenter):
     """A backbone, temporal memory attention over the last T frames, and an auxiliary head.
 
     At the start of a video the first frame fills the memory, as the authors advise (their issue
@@ -175,10 +167,7 @@ class TMANet(VideoSegmenter):
         self.align_corners = align_corners
         self.frame_statistics = frame_statistics
         self.memory_frames = self.horizon = memory_frames
-        self.backbone = build_backbone(backbone, **backbone_options)
-        if backbone_weights is not None:
-            load_imagenet(self.backbone, backbone, backbone_weights)
-        *_, third, last = self.backbone.channels
+        third, last = self.build_encoder(backbone, backbone_weights, backbone_options)
         self.head = TMAHead(
             last,
             num_classes,
@@ -192,21 +181,11 @@ class TMANet(VideoSegmenter):
             third, auxiliary_channels, num_classes, num_blocks=1, join=False, dropout=dropout
         )
 
-    @classmethod
-    def tiny(cls, num_classes: int = 5, **options: Any) -> Self:
-        """A network small enough for tests and the demo."""
-        return cls(num_classes, **{**cls.variants["tiny"], **options})
-
-    def encode(self, frames: Tensor) -> Feature:
-        """(N, 3, H, W) -> stage 3 and stage 4 of the backbone."""
-        *_, third, last = self.backbone(frames)
-        return Feature(third, last)
-
-    def initial_memory(self, feature: Feature, context: Any) -> TMANetMemory:
+    def initial_memory(self, feature: Stages, context: Any) -> TMANetMemory:
         """The first frame, T times; clones, since aliased slots make a compiler start again."""
         return TMANetMemory(tuple(feature.last.clone() for _ in range(self.memory_frames)))
 
-    def fuse(self, feature: Feature, memory: TMANetMemory) -> Tensor:
+    def fuse(self, feature: Stages, memory: TMANetMemory) -> Tensor:
         """Attend to the memory; -> (N, 2 * value_channels, h, w)."""
         return self.head.read(feature.last, memory.frames)
 
@@ -214,24 +193,16 @@ class TMANet(VideoSegmenter):
         """-> (N, C, h, w) logits."""
         return self.head.classify(fused)
 
-    def remember(
-        self, memory: TMANetMemory, feature: Feature, fused: Tensor | None
-    ) -> TMANetMemory:
+    def remember(self, memory: TMANetMemory, feature: Stages, fused: Tensor | None) -> TMANetMemory:
         """The frame becomes the newest position, the oldest is forgotten."""
         seen = min(memory.frames_seen + 1, self.memory_frames)
         return TMANetMemory((*memory.frames[1:], feature.last), frames_seen=seen)
-
-    def auxiliary(self, features: Feature, fused: Tensor) -> dict[str, Tensor]:
-        """The auxiliary head on stage 3 of the frames that are read out."""
-        third = features.third[:, -fused.shape[1] :]
-        logits = self.auxiliary_head(third.flatten(0, 1)).unflatten(0, third.shape[:2])
-        return {"auxiliary": logits}
 
     def window_frames(self, t: int) -> tuple[int, ...]:
         """The T frames before t, the first one repeated where the video starts, and t."""
         return tuple(max(i, 0) for i in range(t - self.memory_frames, t + 1))
 
-    def check_memory(self, memory: Any, feature: Feature) -> None:
+    def check_memory(self, memory: Any, feature: Stages) -> None:
         """Raise ValueError for a memory of another model, batch, length or size."""
         super().check_memory(memory, feature)
         if len(memory.frames) != self.memory_frames:
