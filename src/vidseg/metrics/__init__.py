@@ -2,5 +2,13 @@
 
 from vidseg.metrics.confusion import ConfusionMatrix
 from vidseg.metrics.consistency import TemporalConsistency, flicker, temporal_consistency
+from vidseg.metrics.video_consistency import VideoConsistency, video_consistency
 
-__all__ = ["ConfusionMatrix", "TemporalConsistency", "flicker", "temporal_consistency"]
+__all__ = [
+    "ConfusionMatrix",
+    "TemporalConsistency",
+    "VideoConsistency",
+    "flicker",
+    "temporal_consistency",
+    "video_consistency",
+]
