@@ -1,9 +1,10 @@
 """Consistency over time against what the authors' tools printed for the same label maps."""
 
 import pytest
+import torch
 from rules import read_case
 
-from vidseg.metrics import VideoConsistency
+from vidseg.metrics import EtcTemporalConsistency, VideoConsistency
 
 
 @pytest.mark.parametrize("n", [8, 16])
@@ -15,3 +16,35 @@ def test_video_consistency_is_the_official_tools_to_the_last_digit(shared, n):
         truth = arrays[f"gt_{video}"].int() - 1
         consistency.update(arrays[f"pred_{video}"], truth.masked_fill(truth < 0, 255))
     assert consistency.mean_consistency() == case["values"][f"vc{n}"]
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["tc_metric", "tc_metric_two_clips", "tc_metric_absent_classes", "tc_metric_float_flow"],
+)
+def test_temporal_consistency_has_every_count_of_the_official_evaluation(shared, name):
+    case, expected = read_case(shared, "etc", name)
+    consistency = EtcTemporalConsistency(case["config"]["classes"])
+    pairs = []
+    for labels, flows in zip(expected["pred"].int(), expected["flow"], strict=True):
+        for t in range(len(flows)):
+            pair = EtcTemporalConsistency(consistency.num_classes)
+            pair.update(labels[t : t + 2], flows[t : t + 1])
+            pairs.append(_hits_and_union(pair))
+        consistency.update(labels, flows)
+    hits, union = _hits_and_union(consistency)
+    assert torch.equal(hits.float(), expected["intersection"])
+    assert torch.equal(union.float(), expected["union"])
+    assert torch.equal(consistency.counts.sum(0).float(), expected["target"])
+    for number, measured in enumerate(zip(*pairs, strict=True)):
+        file = expected[("pair_intersection", "pair_union")[number]]
+        assert torch.equal(torch.stack(measured).float(), file)
+    assert torch.equal(consistency.iou().float(), expected["iou"])
+    assert consistency.mean_iou() == pytest.approx(float(expected["tc"]), abs=5e-8)
+    if name == "tc_metric_float_flow":
+        assert round(consistency.mean_iou(), 4) == 0.4617
+
+
+def _hits_and_union(consistency):
+    hits = consistency.counts.diagonal()
+    return hits, consistency.counts.sum(0) + consistency.counts.sum(1) - hits

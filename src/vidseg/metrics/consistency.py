@@ -1,6 +1,7 @@
 """Steadiness over time: do the labels follow the motion of what they are on?"""
 
 import math
+from typing import Literal
 
 import numpy as np
 import torch
@@ -14,6 +15,7 @@ from vidseg.metrics.confusion import (
     as_tensor,
     divide,
 )
+from vidseg.metrics.etc_consistency import EtcTemporalConsistency
 
 
 class TemporalConsistency:
@@ -28,7 +30,8 @@ class TemporalConsistency:
     - **TC** (`mean_iou`): intersection over union between previous and current labels per class,
       counts summed over all pairs of frames, mean over the classes that occur. 1 is steady.
       The form of ETC (Liu et al., ECCV 2020), with its artefacts left out: the official code
-      blends class numbers, counts absent classes as 0, and warps the next frame to this one.
+      blends class numbers, counts absent classes as 0, and warps the next frame to this one;
+      `EtcTemporalConsistency` imitates it.
     - **Flicker** (`flicker`): share of the pixels whose class changes along the motion; per class,
       of the pixels that were of the class in the previous frame. 0 is steady.
 
@@ -141,27 +144,53 @@ class TemporalConsistency:
 
 def temporal_consistency(
     labels: IntegerArray,
-    flows_t_to_previous: Tensor | np.ndarray,
+    flows_t_to_previous: Tensor | np.ndarray | None = None,
     valid: Tensor | np.ndarray | None = None,
     *,
     num_classes: int,
     ignore: int = 255,
+    protocol: Literal["vidseg", "etc-official"] = "vidseg",
+    flows_t_to_next: Tensor | np.ndarray | None = None,
 ) -> float:
-    """TC of one clip: mean IoU between the warped previous labels and the current ones.
+    """TC of one clip: mean IoU between the labels of neighbouring frames along the motion.
 
-    To sum over videos, and for figures per class, use `TemporalConsistency`, which also says what
-    counts.
+    To sum over videos, and for figures per class, use `TemporalConsistency` ("vidseg") or
+    `EtcTemporalConsistency` ("etc-official"), which also say what counts. Figures of the two
+    protocols do not compare.
 
     Args:
         labels: (T, H, W) integers, oldest first.
-        flows_t_to_previous: (T-1, 2, H, W) px, from each frame but the first to the one before.
-        valid: (T-1, H, W) bool, True = use.
+        flows_t_to_previous: (T-1, 2, H, W) px, from each frame but the first to the one before;
+            for "vidseg".
+        valid: (T-1, H, W) bool, True = use; for "vidseg".
         num_classes: classes are 0 .. num_classes - 1.
-        ignore: label of pixels without a class.
+        ignore: label of pixels without a class; "etc-official" has none.
+        protocol: which rules to count by.
+        flows_t_to_next: (T-1, 2, H, W) px, from each frame but the last to the one after; for
+            "etc-official".
 
     Returns:
         In [0, 1], 1 is steady; NaN where nothing counts.
+
+    Raises:
+        ValueError: an unknown protocol, flow of the other protocol's direction, or as `update`.
     """
+    if protocol not in ("vidseg", "etc-official"):
+        raise ValueError(f'protocol must be "vidseg" or "etc-official", got {protocol!r}')
+    if protocol == "etc-official":
+        if flows_t_to_next is None or flows_t_to_previous is not None or valid is not None:
+            raise ValueError(
+                'protocol "etc-official" needs flows_t_to_next, and neither flows_t_to_previous '
+                "nor valid: it warps the next frame to this one, without a mask"
+            )
+        official = EtcTemporalConsistency(num_classes)
+        official.update(labels, flows_t_to_next)
+        return official.mean_iou()
+    if flows_t_to_previous is None or flows_t_to_next is not None:
+        raise ValueError(
+            'protocol "vidseg" needs flows_t_to_previous, and not flows_t_to_next: it warps the '
+            "previous frame to this one"
+        )
     measured = TemporalConsistency(num_classes, ignore)
     measured.update(labels, flows_t_to_previous, valid)
     return measured.mean_iou()
@@ -177,7 +206,7 @@ def flicker(
 ) -> float:
     """Flicker of one clip: share of the pixels whose class changes along the motion.
 
-    Args: as `temporal_consistency`.
+    Args: as `temporal_consistency` by "vidseg".
 
     Returns:
         In [0, 1], 0 is steady; NaN where nothing counts.
