@@ -227,7 +227,7 @@ class TMANet(StagedSegmenter):
         """Build the model that the authors' state dict belongs to.
 
         Args:
-            tensors: the authors' state dict, keys as in `parity`.
+            tensors: the authors' state dict, under their names (`backbone.`, `decode_head.`, ...).
             align_corners: what the tensors cannot tell; known for 19 classes (Cityscapes: true)
                 and for 11 or 12 (CamVid: false), else required.
             memory_frames: T, if you want to be sure; the tensors tell it.
@@ -240,7 +240,7 @@ class TMANet(StagedSegmenter):
                 the checkpoint was trained with another T.
         """
         renamed = {_from_official_key(name): value for name, value in tensors.items()}
-        options = _infer_options(renamed)
+        options = _infer_options(tensors)
         if memory_frames not in (None, options["memory_frames"]):
             raise ValueError(
                 f"the checkpoint was trained with memory_frames={options['memory_frames']} and has "
@@ -283,12 +283,12 @@ def _from_official_key(name: str) -> str:
 
 
 def _infer_options(tensors: dict[str, Tensor]) -> dict[str, Any]:
-    """The arguments of the model that these (renamed) tensors fill."""
+    """The arguments of the model that these tensors, under the authors' names, belong to."""
     needed = (
         "backbone.stem.6.weight",
-        "head.classifier.conv_seg.weight",
-        "head.memory_key.0.0.conv.weight",
-        "head.memory_value.0.0.conv.weight",
+        "decode_head.conv_seg.weight",
+        "decode_head.memory_key_conv.0.0.conv.weight",
+        "decode_head.memory_value_conv.0.0.conv.weight",
         "auxiliary_head.convs.0.conv.weight",
     )
     missing = [name for name in needed if name not in tensors]
@@ -303,12 +303,11 @@ def _infer_options(tensors: dict[str, Tensor]) -> dict[str, Any]:
     depths = {6: 50, 23: 101, 36: 152} if has_bottlenecks else {2: 18}
     if len(blocks) not in depths:
         raise ValueError(f"no ResNet-V1c has {len(blocks)} blocks in its third stage")
+    first = "decode_head.memory_key_conv.0."  # the first layer of every memory position
     return {
         "num_classes": classifier[0],
         "backbone": f"resnet{depths[len(blocks)]}_v1c",
-        "memory_frames": len(
-            {name.split(".")[2] for name in tensors if name.startswith("head.memory_key.")}
-        ),
+        "memory_frames": len({name.split(".")[3] for name in tensors if name.startswith(first)}),
         "key_channels": key[0],
         "value_channels": value[0],
         "channels": classifier[1],
