@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from vidseg.classes import CAMVID
 from vidseg.data.clip import Video, VideoDataset
 from vidseg.data.files import write_image, write_whole
 from vidseg.data.synthetic import street
@@ -20,11 +21,7 @@ from vidseg.data.synthetic.raycast import Renderer
 from vidseg.data.synthetic.sprites import CLASSES
 from vidseg.data.synthetic.street import RATE_HZ, Camera
 
-# The colours of CamVid, whose classes these are.
-PALETTE = np.array(
-    [(128, 128, 128), (128, 0, 0), (192, 192, 128), (128, 64, 128), (60, 40, 222), (128, 128, 0),
-     (192, 128, 128), (64, 64, 128), (64, 0, 128), (64, 64, 0), (0, 128, 192)], np.uint8
-)  # fmt: skip
+PALETTE = np.array(CAMVID.palette, np.uint8)
 SPLITS = ("train", "val", "test")
 # Rendered videos kept in memory, per data set.
 KEPT_BYTES = 2**30

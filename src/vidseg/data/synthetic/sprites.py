@@ -6,19 +6,9 @@ from functools import cache
 
 import numpy as np
 
-CLASSES = (
-    "sky",
-    "building",
-    "pole",
-    "road",
-    "pavement",
-    "tree",
-    "sign",
-    "fence",
-    "car",
-    "pedestrian",
-    "cyclist",
-)
+from vidseg.classes import CAMVID
+
+CLASSES = CAMVID.names
 SKY, BUILDING, POLE, ROAD, PAVEMENT, TREE, SIGN, FENCE, CAR, PEDESTRIAN, CYCLIST = range(11)
 # Label of the texels that one sees through; never in a rendered frame.
 EMPTY = 254
