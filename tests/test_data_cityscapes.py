@@ -121,6 +121,15 @@ def test_a_missing_frame_ends_a_video_unless_the_step_allows_it(root: Path):
     assert thinned.videos[0].numbers == (15, 16, 18, 19, 20, 21)
 
 
+def test_folds_take_some_sequences(root: Path):
+    dataset = open_dataset("cityscapes", root, "train", sequences=["aachen_000001"])
+    assert [video.name for video in dataset.videos] == ["aachen_000001_000019"]
+    with pytest.raises(ValueError, match=r"no sequence 'aachen_00000'; did you mean 'aachen_0"):
+        open_dataset("cityscapes", root, "train", sequences=["aachen_00000"])
+    with pytest.raises(ValueError, match="must be a list of names"):
+        open_dataset("cityscapes", root, "train", sequences="aachen_000001")
+
+
 def test_what_is_missing_is_said(root: Path, tmp_path_factory: pytest.TempPathFactory):
     with pytest.raises(FileNotFoundError, match=r"neither leftImg8bit/vall .* leftImg8bit/train"):
         open_dataset("cityscapes", root, "vall")

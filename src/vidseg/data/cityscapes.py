@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import numpy as np
 from vidseg.classes import CITYSCAPES
 from vidseg.data.clip import IGNORE, Video, VideoDataset, split_at_gaps, videos_by_source
 from vidseg.data.files import MissingFilesError, identity_table, list_images
+from vidseg.suggest import did_you_mean
 
 # labelIds of the 19 classes, in the order of their train ids; the other ids are ignored.
 LABEL_IDS = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
@@ -31,7 +33,13 @@ class Cityscapes(VideoDataset):
     """
 
     def __init__(
-        self, root: Path, split: str, *, labels: str = "gtFine", max_step: int = 1
+        self,
+        root: Path,
+        split: str,
+        *,
+        labels: str = "gtFine",
+        max_step: int = 1,
+        sequences: Sequence[str] | None = None,
     ) -> None:
         """Index a split.
 
@@ -44,14 +52,18 @@ class Cityscapes(VideoDataset):
                 of TMANet's authors, files of either name hold train ids.
             max_step: numbers from one frame to the next within a video; above 1 for sequences
                 that were thinned.
+            sequences: only these, such as "aachen_000000", for folds; None for all.
 
         Raises:
             FileNotFoundError: the split or its labels are missing, or labels lack their frame.
-            ValueError: a file name is not of the official form.
+            ValueError: a file name is not of the official form, or there is no such sequence.
         """
         root = Path(root)
         frames = find_frames(root, split)
         found = find_labels(root, split, labels)
+        if sequences is not None:
+            frames = _only(frames, sequences, split)
+            found = {stem: path for stem, path in found.items() if _sequence(stem) in sequences}
         lacking = sorted(found.keys() - frames.keys())
         if lacking:
             raise MissingFilesError(
@@ -129,6 +141,21 @@ def find_labels(root: Path, split: str, labels: str) -> dict[str, Path]:
         if match:  # color and instanceIds lie beside them
             found[match["frame"]] = path
     return found
+
+
+def _sequence(stem: str) -> str:
+    """aachen_000000_000019 -> aachen_000000."""
+    return stem.rpartition("_")[0]
+
+
+def _only(frames: dict[str, Path], sequences: Sequence[str], split: str) -> dict[str, Path]:
+    if isinstance(sequences, str):
+        raise ValueError(f"sequences must be a list of names, got the text {sequences!r}")
+    there = sorted({_sequence(stem) for stem in frames})
+    for name in sequences:
+        if name not in there:
+            raise ValueError(f"{split} has no sequence {name!r}{did_you_mean(name, there)}")
+    return {stem: path for stem, path in frames.items() if _sequence(stem) in sequences}
 
 
 def _group(frames: dict[str, Path], labels: dict[str, Path], max_step: int) -> list[Video]:
