@@ -1,15 +1,18 @@
 """Measures of segmentation: right (confusion) and steady (consistency)."""
 
+from vidseg.metrics.boundary import boundary_band
 from vidseg.metrics.confusion import ConfusionMatrix
 from vidseg.metrics.consistency import TemporalConsistency, flicker, temporal_consistency
 from vidseg.metrics.etc_consistency import EtcTemporalConsistency
-from vidseg.metrics.video_consistency import VideoConsistency, video_consistency
+from vidseg.metrics.video_consistency import RunningVideo, VideoConsistency, video_consistency
 
 __all__ = [
     "ConfusionMatrix",
     "EtcTemporalConsistency",
+    "RunningVideo",
     "TemporalConsistency",
     "VideoConsistency",
+    "boundary_band",
     "flicker",
     "temporal_consistency",
     "video_consistency",

@@ -73,12 +73,45 @@ class ConfusionMatrix:
         self.void_labels = void_labels
         self.counts = torch.zeros(num_classes + 1, num_classes + 1, dtype=torch.int64)
 
-    def update(self, labels: IntegerArray, truth: IntegerArray) -> None:
+    @classmethod
+    def from_counts(
+        cls,
+        counts: IntegerArray,
+        ignore: int = 255,
+        *,
+        void_truth: Literal["ignored", "false_positive"] = "ignored",
+        void_labels: Literal["error", "miss"] = "error",
+    ) -> "ConfusionMatrix":
+        """Make a matrix from the `counts` of another one, such as saved ones.
+
+        Args:
+            counts: (C+1, C+1) integers, void last; copied.
+            ignore: as for the class, like the options.
+            void_truth: what was done with labels on void pixels.
+            void_labels: whether a label could be `ignore`.
+
+        Raises:
+            TypeError: the counts are not integers.
+            ValueError: the counts are not square or negative, or as for the class.
+        """
+        counts = checked_counts(counts, smallest_side=2)
+        matrix = cls(counts.shape[0] - 1, ignore, void_truth=void_truth, void_labels=void_labels)
+        matrix.counts += counts
+        return matrix
+
+    def update(
+        self,
+        labels: IntegerArray,
+        truth: IntegerArray,
+        valid: Tensor | np.ndarray | None = None,
+    ) -> None:
         """Add the pixels of any number of frames.
 
         Args:
             labels: predicted classes, integers of any shape; torch (any device) or numpy.
             truth: the same shape; `ignore` marks void.
+            valid: the same shape, bool, True = use, such as `boundary_band(truth)`; None for all.
+                What is left out is not looked at.
 
         Raises:
             TypeError: not integers (labels are never blended or scored).
@@ -90,13 +123,24 @@ class ConfusionMatrix:
                 f"labels and truth must have one shape, got {tuple(labels.shape)} and "
                 f"{tuple(truth.shape)}; resize the logits to the truth first, not the labels"
             )
+        truth = truth.to(labels.device)
+        if valid is not None:
+            valid = as_tensor(valid).to(labels.device)
+            if valid.shape != labels.shape or valid.dtype != torch.bool:
+                raise ValueError(
+                    f"valid must be {tuple(labels.shape)} bool, got {tuple(valid.shape)} "
+                    f"{valid.dtype}"
+                )
         if labels.numel() == 0:
             return
-        column = self._index(labels, "labels", allow_void=self.void_labels == "miss")
-        row = self._index(truth.to(labels.device), "truth", allow_void=True)
-        side = self.num_classes + 1
-        counts = torch.bincount((row * side + column).flatten(), minlength=side * side)
-        self.counts += counts.view(side, side).cpu()
+        columns, rows = _as_bytes(labels), _as_bytes(truth)
+        if columns is not None and rows is not None:
+            self.counts += self._count_bytes(columns, rows, valid)
+            return
+        if valid is not None:
+            labels, truth = labels[valid], truth[valid]
+        if labels.numel():
+            self.counts += self._count(labels, truth)
 
     def merge(self, other: "ConfusionMatrix") -> "ConfusionMatrix":
         """Add the counts of another matrix to this one.
@@ -124,6 +168,17 @@ class ConfusionMatrix:
         """Mean of `iou()` over the classes that occur, in [0, 1]; NaN if none does."""
         return float(self.iou().nanmean())
 
+    def weighted_iou(self) -> float:
+        """Mean of `iou()` weighted by each class's share of the true pixels, in [0, 1].
+
+        Also called frequency weighted IoU. It answers for the pixels where `mean_iou()` answers
+        for the classes: a class that is rare hardly moves it. NaN without any true pixel.
+        """
+        _, truth, _ = self._totals()
+        total = int(truth.sum())
+        weighted = torch.where(truth > 0, truth * self.iou(), 0.0)
+        return float(weighted.sum()) / total if total else math.nan
+
     def class_accuracy(self) -> Tensor:
         """Share of each class's pixels that are found (recall): (C,) float64, NaN if absent."""
         hits, truth, _ = self._totals()
@@ -138,6 +193,33 @@ class ConfusionMatrix:
         hits, truth, _ = self._totals()
         total = int(truth.sum())
         return int(hits.sum()) / total if total else math.nan
+
+    def _count_bytes(self, labels: Tensor, truth: Tensor, valid: Tensor | None) -> Tensor:
+        # The table has room for every byte, so that no pixel need be looked at before: what is
+        # neither a class nor void is found in the table.
+        cells = truth.to(torch.int32).mul_(256).add_(labels)
+        if valid is not None:
+            cells.masked_fill_(~valid, 256 * 256)
+        table = torch.bincount(cells.flatten(), minlength=256 * 256 + 1)[:-1].view(256, 256).cpu()
+        size, is_void_a_byte = min(self.num_classes, 256), 0 <= self.ignore < 256
+        counts = torch.zeros_like(self.counts)
+        counts[:size, :size] = table[:size, :size]
+        if is_void_a_byte:
+            counts[-1, :size] = table[self.ignore, :size]
+        if is_void_a_byte and self.void_labels == "miss":
+            counts[:size, -1] = table[:size, self.ignore]
+            counts[-1, -1] = table[self.ignore, self.ignore]
+        if not torch.equal(counts.sum(), table.sum()):
+            used = (labels, truth) if valid is None else (labels[valid], truth[valid])
+            self._count(*used)  # raises, and says which value
+        return counts
+
+    def _count(self, labels: Tensor, truth: Tensor) -> Tensor:
+        column = self._index(labels, "labels", allow_void=self.void_labels == "miss")
+        row = self._index(truth, "truth", allow_void=True)
+        side = self.num_classes + 1
+        counts = torch.bincount((row * side + column).flatten(), minlength=side * side)
+        return counts.view(side, side).cpu()
 
     def _index(self, values: Tensor, name: str, *, allow_void: bool) -> Tensor:
         # int32 before comparing: a uint8 tensor would wrap ignore=-1 to 255.
@@ -172,6 +254,30 @@ class ConfusionMatrix:
             f"ConfusionMatrix(num_classes={self.num_classes}, "
             f"pixels={int(self.counts[:-1].sum())}, mean_iou={self.mean_iou():.4f})"
         )
+
+
+def _as_bytes(values: Tensor) -> Tensor | None:
+    """Return the same values as uint8, or None where they do not fit."""
+    if values.dtype == torch.uint8:
+        return values
+    low, high = values.aminmax()
+    return values.to(torch.uint8) if int(low) >= 0 and int(high) <= 255 else None
+
+
+def checked_counts(counts: IntegerArray, smallest_side: int) -> Tensor:
+    """Return a square table of counts as an int64 tensor on the CPU.
+
+    Raises:
+        TypeError: not integers.
+        ValueError: not square, too small or negative.
+    """
+    counts = as_integers(counts, "counts").to("cpu", torch.int64)
+    shape = tuple(counts.shape)
+    if len(shape) != 2 or shape[0] != shape[1] or shape[0] < smallest_side:
+        raise ValueError(f"counts must be square, {smallest_side} or more a side, got {shape}")
+    if int(counts.min()) < 0:
+        raise ValueError(f"counts must be 0 or more, got {int(counts.min())}")
+    return counts
 
 
 def as_integers(values: IntegerArray, name: str) -> Tensor:

@@ -13,6 +13,7 @@ from vidseg.metrics.confusion import (
     IntegerArray,
     as_integers,
     as_tensor,
+    checked_counts,
     divide,
 )
 from vidseg.metrics.etc_consistency import EtcTemporalConsistency
@@ -58,6 +59,23 @@ class TemporalConsistency:
     def __init__(self, num_classes: int, ignore: int = 255) -> None:
         self._matrix = ConfusionMatrix(num_classes, ignore, void_labels="miss")
 
+    @classmethod
+    def from_counts(cls, counts: IntegerArray, ignore: int = 255) -> "TemporalConsistency":
+        """Make one from the `counts` of another one, such as saved ones.
+
+        Args:
+            counts: (C, C) integers by previous and current class; copied.
+            ignore: as for the class.
+
+        Raises:
+            TypeError: the counts are not integers.
+            ValueError: the counts are not square or negative, or as for the class.
+        """
+        counts = checked_counts(counts, smallest_side=1)
+        consistency = cls(counts.shape[0], ignore)
+        consistency.counts.add_(counts)
+        return consistency
+
     @property
     def num_classes(self) -> int:
         """Number of classes."""
@@ -84,7 +102,7 @@ class TemporalConsistency:
 
         Raises:
             TypeError: labels are not integers.
-            ValueError: shapes do not fit, or a label is out of range.
+            ValueError: shapes do not fit, a label is out of range, or a flow is not finite.
         """
         labels = as_integers(labels, "labels")
         flows = as_tensor(flows_t_to_previous).to(labels.device)
@@ -93,6 +111,12 @@ class TemporalConsistency:
             raise ValueError(
                 "labels must be (T, H, W) and flows_t_to_previous (T-1, 2, H, W) of one size, got "
                 f"{tuple(labels.shape)} and {tuple(flows.shape)}"
+            )
+        if not flows.is_floating_point() or not bool(flows.isfinite().all()):
+            raise ValueError(
+                f"flows_t_to_previous must be finite floats in pixels, got {flows.dtype}"
+                f"{'' if not flows.is_floating_point() else ' with NaN or inf'}; "
+                "give any number where there is no flow, and valid=False"
             )
         if pairs[0] == 0:
             return
@@ -104,8 +128,11 @@ class TemporalConsistency:
                     f"valid must be {pairs} bool, got {tuple(valid.shape)} {valid.dtype}"
                 )
             use = use & valid
-        previous = warp(labels[:-1], flows, mode="nearest").to(torch.int64)
-        self._matrix.update(labels[1:], previous.masked_fill(~use, self._matrix.ignore))
+        ignore = self._matrix.ignore
+        if not torch.iinfo(labels.dtype).min <= ignore <= torch.iinfo(labels.dtype).max:
+            labels = labels.to(torch.int64)
+        previous = warp(labels[:-1], flows, mode="nearest")
+        self._matrix.update(labels[1:], previous.masked_fill_(~use, ignore))
 
     def merge(self, other: "TemporalConsistency") -> "TemporalConsistency":
         """Add the counts of another one to this one, and return this one.
