@@ -3,7 +3,10 @@
 from vidseg.metrics.boundary import boundary_band
 from vidseg.metrics.confusion import ConfusionMatrix
 from vidseg.metrics.consistency import TemporalConsistency, flicker, temporal_consistency
-from vidseg.metrics.etc_consistency import EtcTemporalConsistency
+from vidseg.metrics.official_consistency import (
+    EtcTemporalConsistency,
+    VspwTemporalConsistency,
+)
 from vidseg.metrics.video_consistency import RunningVideo, VideoConsistency, video_consistency
 
 __all__ = [
@@ -12,6 +15,7 @@ __all__ = [
     "RunningVideo",
     "TemporalConsistency",
     "VideoConsistency",
+    "VspwTemporalConsistency",
     "boundary_band",
     "flicker",
     "temporal_consistency",

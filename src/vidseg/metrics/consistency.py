@@ -16,7 +16,12 @@ from vidseg.metrics.confusion import (
     checked_counts,
     divide,
 )
-from vidseg.metrics.etc_consistency import EtcTemporalConsistency
+from vidseg.metrics.official_consistency import (
+    EtcTemporalConsistency,
+    VspwTemporalConsistency,
+)
+
+_OFFICIAL = {"etc-official": EtcTemporalConsistency, "vspw-official": VspwTemporalConsistency}
 
 
 class TemporalConsistency:
@@ -32,7 +37,7 @@ class TemporalConsistency:
       counts summed over all pairs of frames, mean over the classes that occur. 1 is steady.
       The form of ETC (Liu et al., ECCV 2020), with its artefacts left out: the official code
       blends class numbers, counts absent classes as 0, and warps the next frame to this one;
-      `EtcTemporalConsistency` imitates it.
+      `EtcTemporalConsistency` imitates it, `VspwTemporalConsistency` that of VSPW.
     - **Flicker** (`flicker`): share of the pixels whose class changes along the motion; per class,
       of the pixels that were of the class in the previous frame. 0 is steady.
 
@@ -176,14 +181,14 @@ def temporal_consistency(
     *,
     num_classes: int,
     ignore: int = 255,
-    protocol: Literal["vidseg", "etc-official"] = "vidseg",
+    protocol: Literal["vidseg", "etc-official", "vspw-official"] = "vidseg",
     flows_t_to_next: Tensor | np.ndarray | None = None,
 ) -> float:
     """TC of one clip: mean IoU between the labels of neighbouring frames along the motion.
 
-    To sum over videos, and for figures per class, use `TemporalConsistency` ("vidseg") or
-    `EtcTemporalConsistency` ("etc-official"), which also say what counts. Figures of the two
-    protocols do not compare.
+    To sum over videos, and for figures per class, use `TemporalConsistency` ("vidseg"),
+    `EtcTemporalConsistency` ("etc-official") or `VspwTemporalConsistency` ("vspw-official"), which
+    also say what counts. Figures of two protocols do not compare.
 
     Args:
         labels: (T, H, W) integers, oldest first.
@@ -191,10 +196,10 @@ def temporal_consistency(
             for "vidseg".
         valid: (T-1, H, W) bool, True = use; for "vidseg".
         num_classes: classes are 0 .. num_classes - 1.
-        ignore: label of pixels without a class; "etc-official" has none.
+        ignore: label of pixels without a class; the official protocols have none.
         protocol: which rules to count by.
-        flows_t_to_next: (T-1, 2, H, W) px, from each frame but the last to the one after; for
-            "etc-official".
+        flows_t_to_next: (T-1, 2, H, W) px, from each frame but the last to the one after; for the
+            official protocols.
 
     Returns:
         In [0, 1], 1 is steady; NaN where nothing counts.
@@ -202,17 +207,18 @@ def temporal_consistency(
     Raises:
         ValueError: an unknown protocol, flow of the other protocol's direction, or as `update`.
     """
-    if protocol not in ("vidseg", "etc-official"):
-        raise ValueError(f'protocol must be "vidseg" or "etc-official", got {protocol!r}')
-    if protocol == "etc-official":
+    if protocol in _OFFICIAL:
         if flows_t_to_next is None or flows_t_to_previous is not None or valid is not None:
             raise ValueError(
-                'protocol "etc-official" needs flows_t_to_next, and neither flows_t_to_previous '
+                f'protocol "{protocol}" needs flows_t_to_next, and neither flows_t_to_previous '
                 "nor valid: it warps the next frame to this one, without a mask"
             )
-        official = EtcTemporalConsistency(num_classes)
+        official = _OFFICIAL[protocol](num_classes)
         official.update(labels, flows_t_to_next)
         return official.mean_iou()
+    if protocol != "vidseg":
+        known = ", ".join(f'"{name}"' for name in ("vidseg", *_OFFICIAL))
+        raise ValueError(f"protocol must be one of {known}, got {protocol!r}")
     if flows_t_to_previous is None or flows_t_to_next is not None:
         raise ValueError(
             'protocol "vidseg" needs flows_t_to_previous, and not flows_t_to_next: it warps the '
