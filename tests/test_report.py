@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import math
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -15,7 +16,7 @@ from PIL import Image
 from vidseg.data.clip import Video
 from vidseg.inference.evaluation import Evaluation, Observed
 from vidseg.metrics import ConfusionMatrix
-from vidseg.report import Page, html
+from vidseg.report import Page, charts, html, pictures
 from vidseg.report.evaluation import Samples, evaluation_page
 
 PALETTE = np.array([(250, 0, 0), (0, 250, 0), (0, 0, 250)], np.uint8)
@@ -30,11 +31,13 @@ class Balanced(HTMLParser):
         super().__init__()
         self.open: list[str] = []
         self.sources: list[str] = []
+        self.ids: list[str] = []
         self.tags: set[str] = set()
 
     def handle_starttag(self, tag, attrs):
         self.tags.add(tag)
-        self.sources += [value for name, value in attrs if name in ("src", "href")]
+        self.sources += [value or "" for name, value in attrs if name in ("src", "href")]
+        self.ids += [value or "" for name, value in attrs if name == "id"]
         if tag not in VOID_ELEMENTS:
             self.open.append(tag)
 
@@ -126,24 +129,118 @@ def test_label_maps_keep_their_colours_and_are_never_blended():
     labels = np.zeros((100, 1200), np.uint8)
     labels[:, 600:] = 2
     labels[:10] = 255
-    picture = picture_of(html.label_map(labels, PALETTE, "labels"))
-    assert picture.shape[1] <= html.MAX_PICTURE_WIDTH_PX
+    picture = picture_of(pictures.label_map(labels, PALETTE, "labels"))
+    assert picture.shape[1] <= pictures.MAX_SIDE_PX
     found = {tuple(int(v) for v in colour) for colour in picture.reshape(-1, 3)}
     assert found == {(250, 0, 0), (0, 0, 250), (0, 0, 0)}
 
 
 def test_photos_are_made_small():
     image = np.random.default_rng(0).integers(0, 255, (400, 1920, 3), dtype=np.uint8)
-    picture = picture_of(html.photo(image, "noise"))
+    picture = picture_of(pictures.photo(image, "noise"))
     assert picture.shape == (100, 480, 3)
 
 
-def test_curves_leave_out_what_is_not_finite():
-    text = html.curves({"loss": [(0, 1.0), (1, float("nan")), (2, 0.0)]}, x_name="step", y_name="l")
-    points = re.search(r'points="([^"]+)"', text)
-    assert points is not None
-    assert points[1] == "8.0,8.0 632.0,212.0"
-    assert "No loss yet" in html.curves({"a": []}, x_name="step", y_name="loss")
+def paths_of(text: str) -> list[str]:
+    return re.findall(r'<path class="line line\d" d="([^"]*)"', text)
+
+
+def test_curves_break_where_a_value_is_missing():
+    points = [(0, 1.0), (1, 0.0), (2, None), (3, math.nan), (4, 0.5)]
+    text = charts.curves({"loss": points}, x_name="step", y_name="loss")
+    assert paths_of(text) == ["M0.0 0.00L250.0 100.00M1000.0 50.00h0"]
+    assert 'aria-label="loss over step: from 0 to 1, step from 0 to 4"' in text
+    assert "No loss yet" in charts.curves({"a": [(0, None)]}, x_name="step", y_name="loss")
+
+
+def test_long_curves_are_drawn_in_columns_that_keep_the_worst_frame():
+    points = [(float(x), 0.1) for x in range(10_000)]
+    points[7_003] = (7_003.0, 1.0)
+    text = charts.curves({"flicker": points}, x_name="frame", y_name="flicker", from_zero=True)
+    assert len(text) < 25_000
+    band = re.search(r'<path class="band[^"]*" d="([^"]*)"', text)
+    assert band is not None
+    assert " 0.00" in band[1]
+    assert "the band reaches from the lowest to the highest frame" in text
+
+
+def test_curves_have_round_ticks_that_reach_beyond_the_values():
+    text = charts.curves({"a": [(0, 0.13), (120, 0.87)]}, x_name="step", y_name="a")
+    assert re.findall(r'class="y"[^>]*>([^<]*)<', text) == [
+        "0.0",
+        "0.2",
+        "0.4",
+        "0.6",
+        "0.8",
+        "1.0",
+    ]
+    assert re.findall(r'class="x"[^>]*>([^<]*)<', text) == ["0", "50", "100"]
+    assert charts.ticks(3, 3) == [3, 4, 5, 6]
+    assert charts.ticks(0, 12_000) == [0, 5_000, 10_000, 15_000]
+
+
+def test_marks_are_links_that_do_not_cover_each_other():
+    marks = [charts.Mark(x, 1.0, i, f"moment-{i}", f"frame {x}") for i, x in enumerate((5, 6, 90))]
+    text = charts.curves(
+        {"a": [(0, 0.0), (100, 1.0)]}, x_name="frame", y_name="flicker", marks=marks
+    )
+    parsed(text)
+    found = re.findall(r'href="#(moment-\d)" style="[^"]*--lane:(\d)"', text)
+    assert found == [("moment-0", "0"), ("moment-1", "1"), ("moment-2", "0")]
+    assert 'aria-label="frame 5"' in text
+    assert "--lanes:2" in text
+
+
+def test_differences_are_written_out_beside_the_bars():
+    rows = [
+        charts.Interval("mean IoU", 2.0, 1.0, 3.0),
+        charts.Interval("flicker <", -0.004, -1.0, 1.0),
+        charts.Interval("TC", math.nan, None, None),
+        charts.Interval("VC8", 4.0, None, None),
+    ]
+    text = charts.difference_bars(rows)
+    parsed(text)
+    assert re.findall(r'class="read">([^<]*)<', text) == [
+        "+2.00 [+1.00, +3.00]",
+        "0.00 [-1.00, +1.00]",
+        "-",
+        "+4.00",
+    ]
+    assert '<i class="clear" style="left:62.5%;width:25.0%"></i>' in text
+    assert '<i class="open" style="left:37.5%;width:25.0%"></i>' in text
+    assert "flicker &lt;" in text
+
+
+def test_estimates_are_read_with_their_interval():
+    assert charts.estimate(56.4, 54.1, 58.2) == "56.4 [54.1, 58.2]"
+    assert charts.estimate(56.4, None, None) == "56.4"
+    assert charts.estimate(None, 1.0, 2.0) == charts.estimate(math.nan, 1.0, 2.0) == "-"
+
+
+def test_a_marked_frame_keeps_every_mark_when_it_is_made_small():
+    state = np.zeros((600, 960), np.uint8)
+    state[301, 501] = pictures.MARKED
+    state[:100] = pictures.NOT_COMPARED
+    small = pictures.shrink_state(state)
+    assert small.shape == (300, 480)
+    assert small[150, 250] == pictures.MARKED
+    assert (small == pictures.MARKED).sum() == 1
+    assert (small[:50] == pictures.NOT_COMPARED).all()
+    painted = pictures.mark(np.full((600, 960, 3), 200, np.uint8), small)
+    assert tuple(painted[150, 250]) == pictures.MARK_COLOUR
+    assert tuple(painted[200, 10]) == (90, 90, 90)
+    assert {tuple(c) for c in painted[:50].reshape(-1, 3).tolist()} == {
+        (90, 90, 90),
+        pictures.HATCH_COLOUR,
+    }
+
+
+def test_pictures_stay_below_their_share_of_a_page():
+    noise = np.random.default_rng(0).integers(0, 150, (480, 480), dtype=np.uint8)
+    palette = np.random.default_rng(1).integers(0, 255, (150, 3), dtype=np.uint8)
+    text = pictures.label_map(noise, palette, "noise")
+    assert len(text) < 4 / 3 * pictures.MAX_PICTURE_BYTES + 200
+    assert picture_of(text).shape == (240, 240, 3)
 
 
 def test_samples_are_spread_evenly_over_the_scored_frames():

@@ -13,7 +13,7 @@ import numpy as np
 from vidseg.data.clip import Video, VideoDataset
 from vidseg.inference.render import colourise, legend, overlay
 from vidseg.inference.writer import VideoWriter
-from vidseg.report import html
+from vidseg.report import charts, html, pictures
 
 if TYPE_CHECKING:
     from vidseg.demo.run import Demo, Run
@@ -45,7 +45,7 @@ def demo_page(demo: Demo) -> html.Page:
     page.add("One street, frame after frame", *_sequence(demo))
     page.add(
         "Training",
-        html.curves(
+        charts.curves(
             {
                 _label(twin): _smoothed(twin.losses),
                 _label(video): _smoothed(video.losses[demo.iterations // 2 :]),
@@ -193,10 +193,10 @@ def _strip(demo: Demo, video: Video, index: int, captions: tuple[str, ...], note
     palette = demo.dataset.palette
     image, *maps = _pictures(demo, video, index)
     where = f"{video.name}, frame {index}"
-    pictures = [html.photo(image, f"frame of {where}")]
+    shown = [pictures.photo(image, f"frame of {where}")]
     for labels, caption in zip(maps, captions[1:], strict=True):
-        pictures.append(html.label_map(labels, palette, f"classes of {where}: {caption}"))
-    return html.strip(captions, pictures, note=note)
+        shown.append(pictures.label_map(labels, palette, f"classes of {where}: {caption}"))
+    return html.strip(captions, shown, note=note)
 
 
 def _pictures(demo: Demo, video: Video, index: int) -> list[np.ndarray]:

@@ -7,7 +7,7 @@ import numpy as np
 
 from vidseg.inference.evaluation import Evaluation, Observed
 from vidseg.inference.render import overlay
-from vidseg.report import html
+from vidseg.report import html, pictures
 
 
 @dataclass
@@ -95,17 +95,17 @@ def _strips(
         where = f"{sample.video.name}, frame {sample.video.numbers[sample.frame_index]}"
         image = sample.image if read_frame is None else read_frame(sample)
         assert sample.truth is not None, "samples are frames that were scored"
-        pictures = {
-            "truth": html.label_map(sample.truth, palette, f"true classes of {where}"),
-            "labels": html.label_map(sample.labels, palette, f"predicted classes of {where}"),
+        shown = {
+            "truth": pictures.label_map(sample.truth, palette, f"true classes of {where}"),
+            "labels": pictures.label_map(sample.labels, palette, f"predicted classes of {where}"),
         }
         if image is not None:
-            frame = html.photo(image, f"frame {where}")
-            pictures = {"frame": frame, **pictures}
+            frame = pictures.photo(image, f"frame {where}")
+            shown = {"frame": frame, **shown}
             if image.shape[:2] == sample.labels.shape:
                 over = overlay(image, sample.labels, palette)
-                pictures["overlay"] = html.photo(over, f"labels over {where}")
-        strips.append(html.strip(list(pictures), list(pictures.values()), note=where))
+                shown["overlay"] = pictures.photo(over, f"labels over {where}")
+        strips.append(html.strip(list(shown), list(shown.values()), note=where))
     return strips
 
 

@@ -4,8 +4,6 @@ A page is a list of fragments. Every fragment function takes plain values, escap
 `Html`, so parts compose and nothing is escaped twice.
 """
 
-import base64
-import io
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
@@ -16,7 +14,6 @@ import numpy as np
 
 from vidseg.atomic import write_text
 
-MAX_PICTURE_WIDTH_PX = 480
 SERIES_COLOURS = ("var(--first)", "var(--second)", "var(--third)", "var(--fourth)")
 
 
@@ -93,7 +90,7 @@ def table(
     Args:
         columns: headings.
         rows: one value per column: text as it is, floats with three significant places, None or
-            NaN as "-".
+            NaN as "-", `Html` unchanged.
         best: column -> "max" or "min": the best value of that column is set bold.
 
     Raises:
@@ -111,10 +108,10 @@ def table(
     for row in rows:
         first, *rest = row
         cells = "".join(
-            f"<td{_bold(value, bold.get(column))}>{escape(_shown(value))}</td>"
+            f"<td{_bold(value, bold.get(column))}>{_cell(value)}</td>"
             for column, value in enumerate(rest, start=1)
         )
-        body += f'<tr><th scope="row">{escape(_shown(first))}</th>{cells}</tr>'
+        body += f'<tr><th scope="row">{_cell(first)}</th>{cells}</tr>'
     return Html(
         f'<div class="scroll"><table><thead><tr>{head}</tr></thead>'
         f"<tbody>{body}</tbody></table></div>"
@@ -129,6 +126,27 @@ def tiles(figures: Mapping[str, str]) -> Html:
         for name, value in figures.items()
     )
     return Html(f'<div class="tiles">{cells}</div>')
+
+
+def meanings(figures: Iterable[tuple[str, str, str]]) -> Html:
+    """Figures with what they mean: (name, value as it shall be read, a sentence)."""
+    rows = "".join(
+        f'<div class="name">{escape(name)}</div><div class="figure">{escape(value)}</div>'
+        f'<div class="meaning">{escape(meaning)}</div>'
+        for name, value, meaning in figures
+    )
+    return Html(f'<div class="meanings">{rows}</div>')
+
+
+def details(summary: str, *fragments: str) -> Html:
+    """Fragments that show when the reader opens them; works without script."""
+    body = "".join(part if isinstance(part, Html) else paragraph(part) for part in fragments)
+    return Html(f"<details><summary>{escape(summary)}</summary>{body}</details>")
+
+
+def link(text: str, target: str) -> Html:
+    """A link to an id on the same page."""
+    return Html(f'<a href="#{escape(target)}">{escape(text)}</a>')
 
 
 def facts(values: Mapping[str, Any]) -> Html:
@@ -166,6 +184,27 @@ def class_bars(
     return Html(f'{key}<div class="classbars">{rows}</div>')
 
 
+def class_table(
+    classes: Sequence[str], palette: np.ndarray, series: Mapping[str, Sequence[float]]
+) -> Html:
+    """A row per class, with a bar from 0 to 1 behind each figure, in percent.
+
+    Args:
+        classes: names.
+        palette: (C, 3) uint8 RGB, for the swatches.
+        series: name of a column -> one ratio per class; NaN is shown as "-".
+    """
+    head = "".join(f'<th scope="col">{escape(name)}</th>' for name in ("class", *series))
+    rows = ""
+    for index, name in enumerate(classes):
+        cells = "".join(_bar_cell(float(values[index])) for values in series.values())
+        rows += f'<tr><th scope="row">{_swatch(palette[index])}{escape(name)}</th>{cells}</tr>'
+    return Html(
+        f'<div class="scroll"><table class="classes"><thead><tr>{head}</tr></thead>'
+        f"<tbody>{rows}</tbody></table></div>"
+    )
+
+
 def legend(classes: Sequence[str], palette: np.ndarray) -> Html:
     """The colours of the classes."""
     items = "".join(
@@ -198,90 +237,30 @@ def confusion(classes: Sequence[str], counts: np.ndarray) -> Html:
     )
 
 
-def strip(captions: Sequence[str], pictures: Sequence[Html], *, note: str = "") -> Html:
-    """Pictures side by side (below each other on a narrow screen), each with a caption."""
+def strip(
+    captions: Sequence[str],
+    pictures: Sequence[Html],
+    *,
+    note: str = "",
+    anchor: str | None = None,
+) -> Html:
+    """Pictures side by side (below each other on a narrow screen), each with a caption.
+
+    Args:
+        captions: one for each picture.
+        pictures: as of `vidseg.report.pictures`.
+        note: below them.
+        anchor: id for links to this strip; its heading then is `note`, above the pictures.
+    """
     cells = "".join(
         f"<figure>{picture}<figcaption>{escape(caption)}</figcaption></figure>"
         for caption, picture in zip(captions, pictures, strict=True)
     )
-    below = f'<p class="note">{escape(note)}</p>' if note else ""
-    return Html(f'<div class="strip">{cells}</div>{below}')
-
-
-def photo(image: np.ndarray, alt: str, *, quality: int = 82) -> Html:
-    """An image as embedded JPEG, at most `MAX_PICTURE_WIDTH_PX` wide.
-
-    Args:
-        image: (H, W, 3) uint8 RGB.
-        alt: what it shows.
-        quality: of the JPEG.
-    """
-    from PIL import Image
-
-    picture = Image.fromarray(image)
-    picture.thumbnail((MAX_PICTURE_WIDTH_PX, 10 * MAX_PICTURE_WIDTH_PX), Image.Resampling.LANCZOS)
-    return _embedded(picture, alt, "JPEG", quality=quality, optimize=True)
-
-
-def label_map(labels: np.ndarray, palette: np.ndarray, alt: str, *, void: int = 255) -> Html:
-    """Labels as embedded palette PNG: exact colours, black where void.
-
-    Args:
-        labels: (H, W) uint8.
-        palette: (C, 3) uint8 RGB.
-        alt: what it shows.
-        void: the value that is no class.
-    """
-    from PIL import Image
-
-    colours = np.zeros((256, 3), np.uint8)
-    colours[: len(palette)] = palette
-    colours[void] = 0
-    # Labels are never blended: every n-th pixel.
-    step = math.ceil(labels.shape[1] / MAX_PICTURE_WIDTH_PX)
-    picture = Image.fromarray(np.ascontiguousarray(labels[::step, ::step]))
-    picture.putpalette(colours.tobytes())
-    return _embedded(picture, alt, "PNG", optimize=True)
-
-
-def curves(
-    series: Mapping[str, Sequence[tuple[float, float]]], *, x_name: str, y_name: str
-) -> Html:
-    """Lines over a common axis, as inline SVG.
-
-    Args:
-        series: name -> (x, y) points; points that are not finite are left out.
-        x_name: what the horizontal axis counts.
-        y_name: what is drawn.
-    """
-    kept = {
-        name: [(x, y) for x, y in points if math.isfinite(x) and math.isfinite(y)]
-        for name, points in series.items()
-    }
-    points = [point for line in kept.values() for point in line]
-    if not points:
-        return paragraph(f"No {y_name} yet.")
-    left, right = min(x for x, _ in points), max(x for x, _ in points)
-    low, high = min(y for _, y in points), max(y for _, y in points)
-    width, height, margin = 640, 220, 8
-
-    def place(x: float, y: float) -> str:
-        across = (x - left) / ((right - left) or 1)
-        up = (y - low) / ((high - low) or 1)
-        column = margin + across * (width - 2 * margin)
-        row = height - margin - up * (height - 2 * margin)
-        return f"{column:.1f},{row:.1f}"
-
-    lines = "".join(
-        f'<polyline points="{" ".join(place(x, y) for x, y in line)}" style="stroke:{colour}"/>'
-        for line, colour in zip(kept.values(), _colours(kept), strict=True)
-    )
-    return Html(
-        f'{_series_key(kept)}<figure class="curves"><svg viewBox="0 0 {width} {height}" role="img" '
-        f'aria-label="{escape(y_name)} over {escape(x_name)}">{lines}</svg>'
-        f"<figcaption>{escape(y_name)} from {_shown(low)} to {_shown(high)}, {escape(x_name)} from "
-        f"{_shown(left)} to {_shown(right)}</figcaption></figure>"
-    )
+    row = f'<div class="strip">{cells}</div>'
+    if anchor is not None:
+        heading = f"<h3>{escape(note)}</h3>"
+        return Html(f'<div class="moment" id="{escape(anchor)}" tabindex="-1">{heading}{row}</div>')
+    return Html(row + (f'<p class="note">{escape(note)}</p>' if note else ""))
 
 
 def percent(value: float | None) -> str:
@@ -299,6 +278,10 @@ def _shown(value: Any) -> str:
     if isinstance(value, (list, tuple)):
         return ", ".join(_shown(item) for item in value)
     return str(value)
+
+
+def _cell(value: Any) -> str:
+    return value if isinstance(value, Html) else escape(_shown(value))
 
 
 def _best(values: Sequence[Any], kind: str) -> float | None:
@@ -339,6 +322,13 @@ def _bar(value: float, colour: str, what: str) -> str:
     )
 
 
+def _bar_cell(value: float) -> str:
+    if math.isnan(value):
+        return "<td>-</td>"
+    share = 100 * min(max(value, 0.0), 1.0)
+    return f'<td style="--share:{share:.1f}%">{100 * value:.1f}</td>'
+
+
 def _confusion_cell(value: float, total: float) -> str:
     if not total:
         return "<td>-</td>"
@@ -348,14 +338,3 @@ def _confusion_cell(value: float, total: float) -> str:
     text = "" if share < 0.05 else f"{share:.1f}" if share < 99.95 else "100"
     strong = ' class="strong"' if tint > 72 else ""
     return f'<td{strong} style="--share:{tint}%">{text}</td>'
-
-
-def _embedded(picture: Any, alt: str, kind: str, **options: Any) -> Html:
-    buffer = io.BytesIO()
-    picture.save(buffer, kind, **options)
-    text = base64.b64encode(buffer.getvalue()).decode("ascii")
-    width, height = picture.size
-    return Html(
-        f'<img src="data:image/{kind.lower()};base64,{text}" alt="{escape(alt)}" '
-        f'width="{width}" height="{height}">'
-    )
