@@ -261,14 +261,14 @@ class RunningVideo:
         ignore, num_classes = self._consistency.ignore, self._consistency.num_classes
         if values.numel() == 0:
             return
-        if _fits(ignore, values):
+        low, high = (int(value) for value in values.aminmax())
+        if low <= ignore <= high:
             void = values == ignore
             if not may_be_void and bool(void.any()):
                 raise ValueError(
                     f"{name} must be classes, got {ignore} (void), which only the truth may have"
                 )
-            values = values.masked_fill(void, 0)
-        low, high = (int(value) for value in values.aminmax())
+            low, high = (int(value) for value in values.masked_fill(void, 0).aminmax())
         if low < 0:
             raise ValueError(f"{name} must be 0 or more, got {low}")
         if num_classes is not None and high >= num_classes:
