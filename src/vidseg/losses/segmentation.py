@@ -2,11 +2,20 @@
 
 from typing import Literal
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from vidseg.layers.resize import resize
 from vidseg.segmenter import IGNORE
+
+# fmt: off
+CITYSCAPES_CLASS_WEIGHTS = (
+    0.8373, 0.918, 0.866, 1.0345, 1.0166, 0.9969, 0.9754, 1.0489, 0.8786, 1.0023,
+    0.9539, 0.9843, 1.1116, 0.9037, 1.0865, 1.0955, 1.0865, 1.1529, 1.0507,
+)
+# fmt: on
+"""Weight of each of the 19 classes in the cross entropy of ETC's authors (`CriterionDSN`)."""
 
 
 def cross_entropy(
@@ -46,6 +55,143 @@ def cross_entropy(
     if weight is None:
         return total / valid.sum().clamp_min(1)
     return total / (weight[labels.where(valid, 0)] * valid).sum().clamp_min(1e-12)
+
+
+def ohem_cross_entropy(
+    logits: Tensor,
+    labels: Tensor,
+    *,
+    align_corners: bool,
+    threshold: float = 0.7,
+    min_kept: int = 100_000,
+    ignore: int = IGNORE,
+    weight: Tensor | None = None,
+) -> Tensor:
+    """Cross entropy of the hard pixels of a batch: online hard example mining.
+
+    ETC's `OhemCrossEntropy2d`. A pixel is kept where the probability of its true class is at most
+    `threshold`; where that keeps fewer than `min_kept` pixels of the batch, the threshold rises to
+    the `min_kept`-th smallest probability. A `min_kept` of all valid pixels or more keeps all.
+
+    Args:
+        logits: (N, C, h, w); resized bilinearly to the labels.
+        labels: (N, H, W) int64, 0..C-1 or `ignore`.
+        align_corners: how the logits are resized.
+        threshold: 0..1; the authors' class takes 0.6 by default, their training loss 0.7.
+        min_kept: pixels of the whole batch.
+        ignore: the label of pixels that add nothing.
+        weight: (C,) weight of each class.
+
+    Returns:
+        A scalar, the (weighted) mean over the kept pixels; 0 where none is kept (theirs: NaN).
+
+    Raises:
+        ValueError: a label is neither a class nor `ignore`; `threshold` or `min_kept` is out of
+            range.
+    """
+    if not 0 <= threshold <= 1 or min_kept < 0:
+        raise ValueError(
+            f"threshold must be 0..1 and min_kept 0 or more, got {threshold} and {min_kept}"
+        )
+    _check_labels(labels, logits.shape[1], ignore)
+    full = resize(logits, (labels.shape[-2], labels.shape[-1]), align_corners=align_corners)
+    losses = F.cross_entropy(full, labels, ignore_index=ignore, reduction="none")
+    valid = labels != ignore
+    probability = torch.exp(-losses.detach())[valid]
+    kept = valid
+    if min_kept < probability.numel():
+        limit = probability.new_tensor(threshold)
+        if min_kept > 0:
+            limit = torch.maximum(limit, probability.kthvalue(min_kept).values)
+        kept = valid.masked_scatter(valid, probability <= limit)
+    if weight is None:
+        return losses[kept].sum() / kept.sum().clamp_min(1)
+    shares = weight[labels[kept]]
+    return (losses[kept] * shares).sum() / shares.sum().clamp_min(1e-12)
+
+
+def deep_supervision(
+    logits: Tensor,
+    auxiliary: Tensor,
+    labels: Tensor,
+    *,
+    align_corners: bool,
+    auxiliary_weight: float = 0.4,
+    weight: Tensor | None = None,
+    ohem: Literal["none", "main", "both"] = "none",
+    threshold: float = 0.7,
+    min_kept: int = 100_000,
+    ignore: int = IGNORE,
+) -> Tensor:
+    """Cross entropy of the logits and, with a smaller weight, of the auxiliary head's.
+
+    ETC's `CriterionDSN` (its class weights are CITYSCAPES_CLASS_WEIGHTS), `CriterionOhemDSN_single`
+    (ohem="main") and `CriterionOhemDSN` (ohem="both").
+
+    Args:
+        logits: (N, C, h, w).
+        auxiliary: (N, C, h', w'), of a head on an earlier stage.
+        labels: (N, H, W) int64, 0..C-1 or `ignore`.
+        align_corners: how both are resized to the labels; the authors' is true.
+        auxiliary_weight: of the auxiliary term.
+        weight: (C,) weight of each class.
+        ohem: which terms count hard pixels alone; see `ohem_cross_entropy`.
+        threshold: of the hard pixels.
+        min_kept: of the hard pixels.
+        ignore: the label of pixels that add nothing.
+
+    Returns:
+        A scalar: main + auxiliary_weight * auxiliary.
+
+    Raises:
+        ValueError: `ohem` is unknown; as `ohem_cross_entropy`.
+    """
+    if ohem not in ("none", "main", "both"):
+        raise ValueError(f'ohem must be "none", "main" or "both", got {ohem!r}')
+
+    def term(maps: Tensor, *, is_mined: bool) -> Tensor:
+        if not is_mined:
+            return cross_entropy(
+                maps, labels, align_corners=align_corners, ignore=ignore, weight=weight
+            )
+        return ohem_cross_entropy(
+            maps,
+            labels,
+            align_corners=align_corners,
+            threshold=threshold,
+            min_kept=min_kept,
+            ignore=ignore,
+            weight=weight,
+        )
+
+    main = term(logits, is_mined=ohem != "none")
+    return main + auxiliary_weight * term(auxiliary, is_mined=ohem == "both")
+
+
+def class_frequencies(labels: Tensor, num_classes: int, *, ignore: int = IGNORE) -> Tensor:
+    """Share of each class among the valid pixels of a batch.
+
+    The class weights of ETC's `CrossEntropy2d(use_weight=True)`: the frequency and not its inverse,
+    so that rare classes count least. A quirk for parity; the authors train with fixed weights.
+
+    Args:
+        labels: (N, H, W) int64, 0..C-1 or `ignore`.
+        num_classes: C.
+        ignore: the label of pixels that are not counted.
+
+    Returns:
+        (C,) float32; sums to 1, or to 0 where no pixel is valid.
+
+    Raises:
+        ValueError: a label is neither a class nor `ignore`.
+
+    Example:
+        >>> class_frequencies(torch.tensor([[[0, 0, 2, 255]]]), num_classes=3)
+        tensor([0.6667, 0.0000, 0.3333])
+    """
+    _check_labels(labels, num_classes, ignore)
+    counts = torch.bincount(labels[labels != ignore], minlength=num_classes)
+    return counts / counts.sum().clamp_min(1)
 
 
 def _check_labels(labels: Tensor, num_classes: int, ignore: int) -> None:
