@@ -43,11 +43,14 @@ def test_what_a_killed_process_left_is_written_over(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
 
 
-def test_two_processes_write_one_file_by_themselves(tmp_path: Path) -> None:
+def test_two_writers_write_one_file_by_themselves(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
-    other = tmp_path / f".a.txt.{os.getpid() + 1}.part"
-    other.write_text("still being written by another process")
-    with replacing(path, shared=True) as file:
-        file.write(b"ours")
-    assert path.read_text() == "ours"
-    assert other.exists()
+    # In one process, as threads are, or processes of one number in two containers.
+    with replacing(path, shared=True) as slow:
+        slow.write(b"slow")
+        with replacing(path, shared=True) as quick:
+            quick.write(b"quick")
+        assert path.read_bytes() == b"quick"
+        slow.write(b" and whole")
+    assert path.read_bytes() == b"slow and whole"
+    assert list(tmp_path.iterdir()) == [path]

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import secrets
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
@@ -13,8 +14,9 @@ def replacing(path: Path, *, shared: bool = False) -> Iterator[IO[bytes]]:
 
     Args:
         path: the file; one of this name is replaced, or kept if anything goes wrong.
-        shared: several processes may write this file at once, so each has a temporary name of its
-            own. Otherwise what a killed process left is written over.
+        shared: several processes or threads, on one machine or more, may write this file at once,
+            so each has a temporary name of its own. Otherwise what a killed process left is
+            written over.
 
     Yields:
         A binary file to write.
@@ -22,7 +24,8 @@ def replacing(path: Path, *, shared: bool = False) -> Iterator[IO[bytes]]:
     Raises:
         OSError: it could not be written (a full disk); names `path`.
     """
-    part = path.with_name(f".{path.name}.{os.getpid()}.part" if shared else f".{path.name}.part")
+    own = f".{secrets.token_hex(4)}" if shared else ""
+    part = path.with_name(f".{path.name}{own}.part")
     try:
         with part.open("wb") as file:
             yield file
