@@ -13,10 +13,15 @@ from vidseg.inference.comparable import (
     why_consistency_differs,
     why_video_consistency_differs,
 )
-from vidseg.inference.resampling import INTERVAL, figures_of, interval, pooled, resample
+from vidseg.inference.resampling import (
+    INTERVAL,
+    chance_percent,
+    figures_of,
+    interval,
+    pooled,
+    resample,
+)
 from vidseg.inference.saved import SavedEvaluation, read_evaluation
-
-FEW_VIDEOS = 10
 
 
 @dataclass(frozen=True)
@@ -334,16 +339,13 @@ def _interval_notes(num_videos: int, rows: Sequence[Row], class_rows: Sequence[R
     """How to read the intervals, and why some are missing."""
     if num_videos == 1:
         return ["There are no intervals: they come from drawing the videos anew, and there is one."]
+    chance = chance_percent(num_videos)
     notes = [
         "An interval holds the middle 95 % of the values that other draws of these "
         f"{num_videos} videos give. It says how far the choice of videos matters, not another "
-        "training run or seed. Of twenty differences that are nothing but chance, about one has "
-        "an interval that excludes 0."
+        f"training run or seed. With {num_videos} videos, about {chance} of 100 differences that "
+        "are nothing but chance have an interval that excludes 0."
     ]
-    if num_videos < FEW_VIDEOS:
-        notes.append(
-            f"With {num_videos} videos the intervals are rough, and on the whole too narrow."
-        )
     lacking = [
         row.figure.title
         for row in (*rows, *class_rows)

@@ -11,6 +11,9 @@ import numpy as np
 
 INTERVAL = 0.95
 MAX_NUMBERS = 4_000_000  # float64 held at once by a chunk of draws: 32 MB
+# Percentile intervals of few videos are too narrow. Videos -> of 100 differences that are nothing
+# but chance (normal), how many have an interval that excludes 0; tests/test_compare.py simulates it.
+CHANCE_PERCENT = {2: 50, 3: 25, 4: 21, 5: 17, 7: 12, 10: 10, 15: 8, 20: 7, 50: 6}
 
 Sums = dict[str, np.ndarray]
 """What adds over videos: name -> (V, k) float64. Counts are below 2 ** 53, so they stay exact."""
@@ -91,6 +94,27 @@ def figures_of(sums: Sums) -> dict[str, np.ndarray]:
     return figures
 
 
+def draw(num_videos: int, resamples: int, seed: int, *, chunk: int) -> Iterator[np.ndarray]:
+    """Draw as many videos as there are, with replacement, again and again.
+
+    Args:
+        num_videos: to draw from (V).
+        resamples: how many draws.
+        seed: of the draws.
+        chunk: draws that are given at once; it changes none of them.
+
+    Yields:
+        (up to `chunk`, V) float64, how often each draw has each video.
+    """
+    generator = np.random.default_rng(seed)
+    for first in range(0, resamples, chunk):
+        rows = min(chunk, resamples - first)
+        drawn = generator.integers(num_videos, size=(rows, num_videos))
+        places = (drawn + num_videos * np.arange(rows)[:, None]).ravel()
+        counts = np.bincount(places, minlength=rows * num_videos)
+        yield counts.reshape(rows, num_videos).astype(np.float64)
+
+
 def resample(
     runs: Sequence[Sums], *, resamples: int, seed: int, max_numbers: int = MAX_NUMBERS
 ) -> list[dict[str, np.ndarray]]:
@@ -108,7 +132,7 @@ def resample(
     num_videos = len(runs[0]["hits"])
     width = num_videos + sum(values.shape[1] for values in runs[0].values())
     parts: list[list[dict[str, np.ndarray]]] = [[] for _ in runs]
-    for weights in _weights(num_videos, resamples, seed, max(1, max_numbers // width)):
+    for weights in draw(num_videos, resamples, seed, chunk=max(1, max_numbers // width)):
         for part, sums in zip(parts, runs, strict=True):
             drawn = {name: weights @ values for name, values in sums.items()}
             part.append(figures_of(drawn))
@@ -136,15 +160,13 @@ def interval(samples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return ends[0], ends[1]
 
 
-def _weights(num_videos: int, resamples: int, seed: int, chunk: int) -> Iterator[np.ndarray]:
-    """How often each draw has each video: (up to `chunk`, V) float64."""
-    generator = np.random.default_rng(seed)
-    for first in range(0, resamples, chunk):
-        rows = min(chunk, resamples - first)
-        drawn = generator.integers(num_videos, size=(rows, num_videos))
-        places = (drawn + num_videos * np.arange(rows)[:, None]).ravel()
-        counts = np.bincount(places, minlength=rows * num_videos)
-        yield counts.reshape(rows, num_videos).astype(np.float64)
+def chance_percent(num_videos: int) -> int:
+    """How many of 100 differences that are nothing but chance have an interval without 0.
+
+    Args:
+        num_videos: that they are measured on, 2 or more; 5 is the aim, which many videos approach.
+    """
+    return CHANCE_PERCENT[max(number for number in CHANCE_PERCENT if number <= num_videos)]
 
 
 def _divide(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
