@@ -12,7 +12,7 @@ import numpy as np
 INTERVAL = 0.95
 MAX_NUMBERS = 4_000_000  # float64 held at once by a chunk of draws: 32 MB
 # Percentile intervals of few videos are too narrow. Videos -> of 100 differences that are nothing
-# but chance (normal), how many have an interval that excludes 0; tests/test_compare.py simulates it.
+# but chance (normal), how many have an interval that excludes 0; simulated in the tests.
 CHANCE_PERCENT = {2: 50, 3: 25, 4: 21, 5: 17, 7: 12, 10: 10, 15: 8, 20: 7, 50: 6}
 
 Sums = dict[str, np.ndarray]
