@@ -1,15 +1,17 @@
 """The one warp, and its one direction: flow lives on t's grid and points into s."""
 
+import math
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+WarpMode = Literal["bilinear", "nearest", "one-hot"]
+MODES: tuple[WarpMode, ...] = ("bilinear", "nearest", "one-hot")
 
-def warp(
-    image_s: Tensor, flow_t_to_s: Tensor, mode: Literal["bilinear", "nearest"] = "bilinear"
-) -> Tensor:
+
+def warp(image_s: Tensor, flow_t_to_s: Tensor, mode: WarpMode = "bilinear") -> Tensor:
     """Sample frame s along the flow, so that the result looks like frame t.
 
     `warped[y, x] = image_s[y + v, x + u]` with `(u, v) = flow_t_to_s[:, y, x]`. Integer
@@ -20,16 +22,18 @@ def warp(
 
     Args:
         image_s: (B, C, H, W), or (B, H, W) for labels; without B where the flow has none.
-            Floating point for "bilinear" (images, logits, scores); any type for "nearest".
+            Floating point for "bilinear" (images, logits, scores), whole numbers for "one-hot",
+            any type for "nearest".
         flow_t_to_s: (B, 2, H, W) or (2, H, W) px, x then y.
         mode: "nearest" takes the pixel whose centre is nearest (half a pixel rounds right and
-            down) and is the only mode for labels.
+            down); "one-hot" the label with the largest share of the four pixels around, the
+            smallest of equal ones: the argmax of bilinearly warped one-hot maps.
 
     Returns:
         The shape and type of `image_s`. Gradients reach `image_s` and, in "bilinear", the flow.
 
     Raises:
-        TypeError: integers with "bilinear": labels are never blended.
+        TypeError: integers with "bilinear" (labels are never blended), or floats with "one-hot".
         ValueError: the shapes do not fit, or an unknown mode.
 
     Example:
@@ -43,7 +47,7 @@ def warp(
     height, width = flow_t_to_s.shape[-2:]
     x, y = (p.reshape(batch, height, width) for p in _target(flow_t_to_s))
     planes = image_s.reshape(batch, -1, height, width)
-    sample = _bilinear if mode == "bilinear" else _nearest
+    sample = {"bilinear": _bilinear, "nearest": _nearest, "one-hot": _one_hot}[mode]
     return sample(planes, x, y).reshape(image_s.shape)
 
 
@@ -63,6 +67,40 @@ def in_frame(flow_t_to_s: Tensor) -> Tensor:
     height, width = flow_t_to_s.shape[-2:]
     x, y = _target(flow_t_to_s)
     return (x >= 0) & (x <= width - 1) & (y >= 0) & (y <= height - 1)
+
+
+def forward_backward_consistent(
+    flow_t_to_s: Tensor, flow_s_to_t: Tensor, tolerance_px: float = 1.5
+) -> Tensor:
+    """Say where going along the flow to s, and back along the flow from there, ends at the start.
+
+    It fails where a pixel of t is hidden in s, leaves the frame, or its flow is wrong: the mask of
+    what temporal measures may compare. The flow back is sampled bilinearly.
+
+    Args:
+        flow_t_to_s: (B, 2, H, W) or (2, H, W) px, x then y.
+        flow_s_to_t: the same shape, the flow of the opposite direction.
+        tolerance_px: how far from the start the way back may end.
+
+    Returns:
+        (B, H, W) or (H, W) bool, on t's grid, True = use. What is not in frame is False, and so is
+        a flow that is not a number.
+
+    Raises:
+        ValueError: the shapes do not fit, or `tolerance_px` is negative or not a number.
+    """
+    _check_flow(flow_t_to_s)
+    if flow_s_to_t.shape != flow_t_to_s.shape:
+        raise ValueError(
+            f"both flows must have one shape, got {tuple(flow_t_to_s.shape)} and "
+            f"{tuple(flow_s_to_t.shape)}"
+        )
+    if not tolerance_px >= 0 or math.isinf(tolerance_px):
+        raise ValueError(f"tolerance_px must be 0 or more, got {tolerance_px}")
+    dtype = torch.promote_types(flow_t_to_s.dtype, torch.float32)
+    there = flow_t_to_s.to(dtype)
+    u, v = (there + warp(flow_s_to_t.to(dtype), there)).unbind(-3)
+    return (u * u + v * v <= tolerance_px**2) & in_frame(flow_t_to_s)
 
 
 def _bilinear(planes: Tensor, x: Tensor, y: Tensor) -> Tensor:
@@ -88,6 +126,25 @@ def _nearest(planes: Tensor, x: Tensor, y: Tensor) -> Tensor:
     return flat.gather(2, index.expand_as(flat))
 
 
+def _one_hot(planes: Tensor, x: Tensor, y: Tensor) -> Tensor:
+    height, width = planes.shape[-2:]
+    x, y = x.nan_to_num(0).clamp(0, width - 1), y.nan_to_num(0).clamp(0, height - 1)
+    left, top = x.floor(), y.floor()
+    rows = top.long(), (top.long() + 1).clamp(max=height - 1)
+    columns = left.long(), (left.long() + 1).clamp(max=width - 1)
+    index = torch.stack([row * width + column for row in rows for column in columns], 1)
+    index = index.flatten(1).unsqueeze(1).expand(-1, planes.shape[1], -1)
+    around = planes.flatten(2).gather(2, index).unflatten(2, (4, -1))  # (B, C, 4, H * W)
+    down, right = y - top, x - left
+    shares = [v * u for v in (1 - down, down) for u in (1 - right, right)]
+    shares = torch.stack(shares, 1).flatten(2).unsqueeze(1)
+    # A pixel has four neighbours, so four candidates, however many classes there are.
+    totals = [((around == around[:, :, k : k + 1]) * shares).sum(2) for k in range(4)]
+    totals = torch.stack(totals, 2)
+    is_best = totals == totals.amax(2, keepdim=True)
+    return torch.where(is_best, around, around.amax(2, keepdim=True)).amin(2)
+
+
 def _target(flow_t_to_s: Tensor) -> tuple[Tensor, Tensor]:
     # Half precision cannot count the columns of a wide frame.
     dtype = torch.promote_types(flow_t_to_s.dtype, torch.float32)
@@ -109,12 +166,17 @@ def _check_flow(flow_t_to_s: Tensor) -> None:
 
 def _check(image_s: Tensor, flow_t_to_s: Tensor, mode: str) -> None:
     _check_flow(flow_t_to_s)
-    if mode not in ("bilinear", "nearest"):
-        raise ValueError(f'mode must be "bilinear" or "nearest", got {mode!r}')
+    if mode not in MODES:
+        raise ValueError(f"mode must be one of {', '.join(MODES)}, got {mode!r}")
     if mode == "bilinear" and not image_s.is_floating_point():
         raise TypeError(
             f'mode "bilinear" needs floats, got {image_s.dtype}; labels are never blended: '
-            'use mode="nearest", or make the image a float'
+            'use mode="nearest" or "one-hot", or make the image a float'
+        )
+    if mode == "one-hot" and image_s.is_floating_point():
+        raise TypeError(
+            f'mode "one-hot" needs labels, whole numbers, got {image_s.dtype}; '
+            'use mode="bilinear" for images and scores'
         )
     lead = flow_t_to_s.shape[:-3]
     size = flow_t_to_s.shape[-2:]
