@@ -49,6 +49,7 @@ def test_counts_and_iou_equal_scikit_learn(frames):
     if not valid.any():
         assert math.isnan(matrix.mean_iou())
         assert math.isnan(matrix.pixel_accuracy())
+        assert math.isnan(matrix.weighted_iou())
         return
     expected = confusion_matrix(truth[valid], labels[valid], labels=range(CLASSES))
     np.testing.assert_array_equal(matrix.counts[:CLASSES, :CLASSES], expected)
@@ -59,6 +60,10 @@ def test_counts_and_iou_equal_scikit_learn(frames):
     scores[~occurs] = np.nan  # scikit-learn has no NaN here
     np.testing.assert_allclose(matrix.iou(), scores, rtol=1e-15)
     assert matrix.pixel_accuracy() == (truth[valid] == labels[valid]).mean()
+    weighted = jaccard_score(
+        truth[valid], labels[valid], labels=range(CLASSES), average="weighted", zero_division=0
+    )
+    assert matrix.weighted_iou() == pytest.approx(weighted, abs=1e-15)
 
 
 @settings(max_examples=30, deadline=None)
@@ -88,6 +93,55 @@ def test_absent_classes_are_nan_and_left_out_of_the_mean():
     assert matrix.mean_iou() == pytest.approx((2 / 3 + 0 + 1) / 3, abs=1e-15)
     np.testing.assert_array_equal(matrix.class_accuracy(), [2 / 3, np.nan, np.nan, 1])
     assert matrix.mean_class_accuracy() == pytest.approx((2 / 3 + 1) / 2, abs=1e-15)
+
+
+def test_weighted_iou_is_ruled_by_the_class_with_the_most_pixels():
+    # 0: 8 of 10 found. 1: 0 of 2 found. 2: predicted, never there.
+    truth, labels = np.array([0] * 10 + [1] * 2), np.array([0] * 8 + [1, 2] + [0, 0])
+    matrix = measured([(labels, truth)])
+    assert matrix.weighted_iou() == pytest.approx((10 * 8 / 12 + 2 * 0) / 12, abs=1e-15)
+    assert matrix.mean_iou() == pytest.approx((8 / 12 + 0 + 0) / 3, abs=1e-15)
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.int64])
+@pytest.mark.parametrize("ignore", [255, -1, 1000])
+def test_pixels_that_are_not_valid_are_not_looked_at(kind, ignore):
+    labels, truth = np.array([[0, 1, 2, 77]], kind), np.array([[0, 0, 77, 3]], kind)
+    valid = np.array([[True, True, False, False]])
+    matrix = ConfusionMatrix(CLASSES, ignore)
+    matrix.update(labels, truth, valid=valid)
+    assert matrix.counts.sum() == 2
+    matrix.update(labels, truth, valid=~valid & False)
+    assert matrix.counts.sum() == 2
+    with pytest.raises(ValueError, match="got 77"):
+        matrix.update(labels, truth, valid=~valid)
+    with pytest.raises(ValueError, match=r"valid must be \(1, 4\) bool, got \(1, 3\)"):
+        matrix.update(labels, truth, valid=valid[:, 1:])
+    with pytest.raises(ValueError, match=r"bool, got \(1, 4\) torch.uint8"):
+        matrix.update(labels, truth, valid=valid.astype(np.uint8))
+
+
+@pytest.mark.parametrize("num_classes", [2, 200, 256, 300])
+@pytest.mark.parametrize("ignore", [255, -1, 1000])
+def test_bytes_and_wide_integers_give_the_same_counts(num_classes, ignore):
+    if 0 <= ignore < num_classes:
+        return
+    rng = np.random.default_rng(0)
+    labels, truth = rng.integers(0, min(num_classes, 256), (2, 50), dtype=np.uint8)
+    if ignore == 255:
+        truth[::7] = labels[::5] = ignore
+    expected = np.zeros((num_classes + 1, num_classes + 1), int)
+    for row, column in zip(truth, labels, strict=True):
+        void = num_classes  # the last row and column
+        expected[void if row == ignore else row, void if column == ignore else column] += 1
+    for kind in (np.uint8, np.int64):
+        matrix = ConfusionMatrix(num_classes, ignore, void_labels="miss")
+        matrix.update(labels.astype(kind), truth.astype(kind))
+        np.testing.assert_array_equal(matrix.counts, expected)
+    # One value that is no byte, if there is such a class.
+    if num_classes == 300:
+        matrix.update(np.array([299]), np.array([299]))
+        assert matrix.counts[299, 299] == 1
 
 
 def test_void_labels_are_misses_of_the_true_class_and_false_positives_of_none():
@@ -295,3 +349,28 @@ def test_labels_out_of_range_are_refused_by_consistency():
     labels = np.array([[[0, 1]], [[0, 4]]])
     with pytest.raises(ValueError, match="labels must be"):
         temporal_consistency(labels, np.zeros((1, 2, 1, 2), np.float32), num_classes=CLASSES)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_flow_that_is_not_finite_is_refused_even_where_it_does_not_count(value):
+    labels, flows, valid = moving_clip(0)
+    flows[1, 0, 2, 3] = value
+    valid[1, 2, 3] = False
+    measured = TemporalConsistency(CLASSES)
+    with pytest.raises(ValueError, match=r"finite floats.*NaN or inf.*valid=False"):
+        measured.update(labels, flows, valid)
+    with pytest.raises(ValueError, match=r"finite floats in pixels, got torch.int64;"):
+        measured.update(labels, torch.zeros_like(flows).long())
+    assert measured.counts.sum() == 0
+
+
+@pytest.mark.parametrize("ignore", [255, -1, 1000])
+def test_void_labels_count_in_neither_frame(ignore):
+    labels = np.array([[[0, 0, 1, 1]], [[0, 1, 1, 1]]])
+    flows = np.zeros((1, 2, 1, 4), np.float32)
+    measured = TemporalConsistency(CLASSES, ignore)
+    measured.update(labels.astype(np.uint8), flows)
+    assert measured.counts.sum() == 4
+    labels[0, 0, 0] = labels[1, 0, 3] = ignore
+    measured.update(labels, flows)
+    assert measured.counts[:2, :2].tolist() == [[1, 2], [0, 3]]

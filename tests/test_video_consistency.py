@@ -82,6 +82,62 @@ def test_frames_may_come_one_at_a_time_and_of_any_integer_kind():
     assert 0 < expected < 1
 
 
+@pytest.mark.parametrize("options", OPTIONS)
+def test_videos_may_be_under_way_at_once(options):
+    videos = [random_video(seed, 18 + seed) for seed in range(3)]
+    apart, together = VideoConsistency(4, **options), VideoConsistency(4, **options)
+    expected = []
+    for labels, truth in videos:
+        before = apart.total, apart.num_windows
+        apart.update(labels, truth)
+        expected.append((apart.total - before[0], apart.num_windows - before[1]))
+    running = [together.video() for _ in videos]
+    # The memory of a frame is filled again, as by a decoder.
+    buffers = np.empty((2, 5, 7), np.uint8)
+    for t in range(20):
+        for video, frames in zip(running, videos, strict=True):
+            if t < len(frames[0]):
+                buffers[:] = frames[0][t], frames[1][t]
+                video.add(*buffers)
+    assert together.num_windows == 0  # until they are finished
+    assert [video.finish() for video in running[::-1]] == expected[::-1]
+    assert (together.total, together.num_windows) == (apart.total, apart.num_windows)
+
+
+def test_a_finished_video_takes_no_more():
+    video = VideoConsistency(2).video()
+    assert video.finish() == (0, 0)
+    with pytest.raises(ValueError, match="is finished"):
+        video.add(np.zeros((2, 2), int), np.zeros((2, 2), int))
+    with pytest.raises(ValueError, match="is finished"):
+        video.finish()
+
+
+def test_a_frame_that_is_refused_leaves_the_video_as_it_was():
+    labels, truth = random_video(0, 6)
+    video = VideoConsistency(3).video()
+    for t in range(6):
+        video.add(labels[t], truth[t])
+        with pytest.raises(ValueError, match="one size"):
+            video.add(labels[t, 1:], truth[t, 1:])
+    expected = VideoConsistency(3)
+    expected.update(labels, truth)
+    assert video.finish() == (expected.total, expected.num_windows)
+
+
+def test_values_that_are_no_class_are_refused_where_the_classes_are_known():
+    frames, measured = np.zeros((3, 2, 2), np.uint8), VideoConsistency(2, num_classes=3)
+    measured.update(frames + 2, np.full_like(frames, 255))
+    with pytest.raises(ValueError, match=r"labels must be 0\.\.2, got 3"):
+        measured.update(frames + 3, frames)
+    with pytest.raises(ValueError, match=r"truth must be 0\.\.2 or 255 \(void\), got 254"):
+        measured.update(frames, frames + 254)
+    with pytest.raises(ValueError, match="num_classes must be at least 1"):
+        VideoConsistency(2, num_classes=0)
+    with pytest.raises(ValueError, match="same settings"):
+        measured.merge(VideoConsistency(2))
+
+
 def test_labels_that_stay_wrong_are_consistent_but_not_correct():
     truth = np.zeros((4, 3, 3), np.uint8)
     assert video_consistency(truth + 1, truth, 4) == 1

@@ -4,7 +4,37 @@ import pytest
 import torch
 from rules import read_case
 
-from vidseg.metrics import EtcTemporalConsistency, VideoConsistency
+from vidseg.metrics import ConfusionMatrix, EtcTemporalConsistency, VideoConsistency
+
+
+def vspw_confusion(arrays, videos) -> ConfusionMatrix:
+    matrix = ConfusionMatrix(124)
+    for video in videos:
+        # Raw masks have 0 = unlabelled and classes from 1.
+        truth = arrays[f"gt_{video}"].int() - 1
+        matrix.update(arrays[f"pred_{video}"], truth.masked_fill(truth < 0, 255))
+    return matrix
+
+
+def test_figures_of_the_confusion_matrix_are_those_of_vspws_tool(shared):
+    case, arrays = read_case(shared, "cffm", "vspw_metrics")
+    matrix = vspw_confusion(arrays, ("v0", "v1", "v3"))  # it leaves out videos of 16 frames
+    expected = case["values"]
+    assert matrix.weighted_iou() == pytest.approx(expected["weighted_iou"], abs=1e-12)
+    assert matrix.pixel_accuracy() == pytest.approx(expected["pixel_accuracy"], abs=1e-12)
+    assert matrix.mean_class_accuracy() == pytest.approx(expected["class_accuracy"], abs=1e-12)
+    in_truth = matrix.counts[:-1].sum(1) > 0
+    assert matrix.iou()[in_truth].mean() == pytest.approx(expected["miou_present"], abs=1e-12)
+
+
+def test_figures_of_the_confusion_matrix_are_those_of_mmseg(shared):
+    case, arrays = read_case(shared, "cffm", "vspw_metrics")
+    matrix = vspw_confusion(arrays, ("v0", "v1", "v2", "v3"))
+    assert matrix.mean_iou() == pytest.approx(case["values"]["mmseg_miou"], abs=1e-12)
+    assert matrix.pixel_accuracy() == pytest.approx(case["values"]["mmseg_aacc"], abs=1e-12)
+    torch.testing.assert_close(
+        matrix.iou(), arrays["mmseg_iou"].double(), rtol=0, atol=1e-6, equal_nan=True
+    )
 
 
 @pytest.mark.parametrize("n", [8, 16])
