@@ -62,8 +62,8 @@ def _steady(key: str, title: str, *, is_lower_better: bool = False) -> Figure:
 ACCURACY = (
     Figure("mean_iou", "mean IoU"),
     Figure("boundary_mean_iou", "boundary mean IoU"),
-    Figure("weighted_iou", "frequency-weighted IoU"),
-    Figure("mean_video_iou", "mean IoU, mean over videos"),
+    Figure("weighted_iou", "weighted IoU"),
+    Figure("mean_video_iou", "mean IoU of a video"),
     Figure("pixel_accuracy", "pixel accuracy"),
     Figure("mean_class_accuracy", "mean class accuracy"),
 )
@@ -74,10 +74,10 @@ CONSISTENCY = (
     _steady("truth_flicker", "flicker of the truth", is_lower_better=True),
 )
 VIDEO_CONSISTENCY = (
-    _steady("vc8", "VC 8"),
-    _steady("vc16", "VC 16"),
-    Figure("vc8_correct", "VC 8, and right"),
-    Figure("vc16_correct", "VC 16, and right"),
+    _steady("vc8", "VC8"),
+    _steady("vc16", "VC16"),
+    Figure("vc8_correct", "VC8, right"),
+    Figure("vc16_correct", "VC16, right"),
 )
 SPEED = Figure("ms_per_frame", "network time per frame", "faster", "slower", True, "ms")
 
