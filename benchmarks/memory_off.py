@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 import vidseg
 from vidseg.data import open_dataset
+from vidseg.flow import DIS
 from vidseg.inference.evaluate import evaluate
-from vidseg.inference.steadiness import Steadiness
 
 torch.set_num_threads(1)
 
@@ -63,16 +63,17 @@ def main() -> None:
     given = parser.parse_args()
     options = dict(read_option(option) for option in given.option)
     dataset = open_dataset(given.data, given.root, given.split, **options)
-    flow = "exact" if given.data == "synthetic" else "dis"
+    flow = "exact" if given.data == "synthetic" else DIS()
     model = vidseg.load(given.model)
     for name, side in (("with memory", model), ("forgetful", forgetful(model))):
-        steadiness = Steadiness(dataset, flow)
-        figures = evaluate(side, dataset, observe=steadiness)
-        temporal = steadiness.summary()
+        evaluation = evaluate(side, dataset, flow=flow)
+        shown = {
+            figure: "-" if value is None else f"{100 * value:.2f}"
+            for figure, value in evaluation.figures.items()
+        }
         print(
-            f"{name:12} mIoU {100 * figures.mean_iou:.2f}  "
-            f"TC {100 * temporal['temporal_consistency']:.2f}  "
-            f"flicker {100 * temporal['flicker']:.2f}  ({temporal['flow']})"
+            f"{name:12} mIoU {shown['mean_iou']}  TC {shown['temporal_consistency']}  "
+            f"flicker {shown['flicker']}  ({evaluation.protocols['consistency']['flow']})"
         )
 
 

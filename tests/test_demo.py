@@ -88,7 +88,7 @@ def test_the_figures_are_those_of_the_label_maps(made):
     for run in (demo.twin, demo.video):
         assert len(run.labels) == dataset.num_frames == 10
         assert run.evaluation.num_frames == 10
-        assert run.temporal["num_pairs"] == 2 * 4
+        assert run.evaluation.total.num_pairs == 2 * 4
         hits = pixels = 0
         for video in dataset.videos:
             for index, path in enumerate(video.labels):
@@ -126,8 +126,8 @@ def test_the_report_says_what_was_measured(made):
     for run in (demo.twin, demo.video):
         for value in (
             run.evaluation.mean_iou,
-            run.temporal["temporal_consistency"],
-            run.temporal["flicker"],
+            run.evaluation.figures["temporal_consistency"],
+            run.evaluation.figures["flicker"],
         ):
             assert f">{100 * value:.2f}</td>" in text
     assert "Each network saw 5 training steps" in text
@@ -141,8 +141,8 @@ def test_metrics_hold_the_same_figures(made):
     demo, folder = made
     saved = json.loads((folder / "metrics.json").read_text())
     assert saved["iterations_of_each"] == 5
-    assert saved["tmanet_tiny"]["mean_iou"] == demo.video.evaluation.mean_iou
-    assert saved["fcn_tiny"]["temporal"]["flicker"] == demo.twin.temporal["flicker"]
+    assert saved["tmanet_tiny"]["figures"]["mean_iou"] == demo.video.evaluation.mean_iou
+    assert saved["fcn_tiny"]["figures"] == demo.twin.evaluation.figures
 
 
 def test_the_video_plays_and_shows_four_panels(made):

@@ -1,4 +1,4 @@
-"""`vidseg evaluate`: figures of a model, or of saved label maps, on labelled video."""
+"""`vidseg evaluate`: how right, how steady and how fast a model, or saved label maps, are."""
 
 from __future__ import annotations
 
@@ -14,115 +14,251 @@ if TYPE_CHECKING:
     from vidseg.data import VideoDataset
     from vidseg.inference.evaluation import Evaluation, Observer, Progress
 
+WHAT, HOW, STEADY, WRITE = "What to score", "How the model runs", "Consistency", "What to write"
+
 
 def evaluate(
     model: Annotated[
         str | None,
-        typer.Argument(help="Weights (.safetensors), a run folder, or a repository on the hub."),
+        typer.Argument(
+            help="Weights (.safetensors), a run folder, or a repository on the hub; "
+            "with --video by default the packaged one."
+        ),
     ] = None,
     data: Annotated[
-        str, typer.Option("--data", help="camvid, cityscapes, folder or synthetic.")
+        str,
+        typer.Option(
+            "--data", help="camvid, cityscapes, folder or synthetic.", rich_help_panel=WHAT
+        ),
     ] = "camvid",
-    root: Annotated[Path | None, typer.Option("--root", help="The data set's folder.")] = None,
-    split: Annotated[str, typer.Option("--split", help="Such as val or test.")] = "val",
+    root: Annotated[
+        Path | None, typer.Option("--root", help="The data set's folder.", rich_help_panel=WHAT)
+    ] = None,
+    split: Annotated[
+        str, typer.Option("--split", help="Such as val or test.", rich_help_panel=WHAT)
+    ] = "val",
     protocol: Annotated[
-        str | None, typer.Option("--protocol", help="CamVid: 11 (default), 12, 11-void-counted.")
+        str | None,
+        typer.Option(
+            "--protocol",
+            help="CamVid: 11 (default), 12, 11-void-counted.",
+            rich_help_panel=WHAT,
+        ),
     ] = None,
     option: Annotated[
         list[str] | None,
-        typer.Option("--option", help="Of the data set, such as num_videos=4; repeatable."),
+        typer.Option(
+            "--option",
+            help="Of the data set, such as num_videos=4; repeatable.",
+            rich_help_panel=WHAT,
+        ),
+    ] = None,
+    video: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--video",
+            help="Instead of a data set: a video file or a folder of frames; repeatable.",
+            rich_help_panel=WHAT,
+        ),
+    ] = None,
+    labels: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--labels",
+            help="Of a --video: a folder with a PNG of class indices a frame; once per video.",
+            rich_help_panel=WHAT,
+        ),
     ] = None,
     predictions: Annotated[
         Path | None,
         typer.Option(
-            "--predictions", help="Score these label maps (PNG, named as the labels), no model."
+            "--predictions",
+            help="Score these label maps (PNG, named as the labels), no model.",
+            rich_help_panel=WHAT,
         ),
     ] = None,
-    sliding: Annotated[
-        str | None,
-        typer.Option("--sliding", help="CROP or CROP/STRIDE, HxW px: 769x769/513x513."),
-    ] = None,
-    flip: Annotated[bool, typer.Option("--flip", help="Average with the mirrored frames.")] = False,
-    scales: Annotated[
-        str, typer.Option("--scales", help="Average over sizes of the frame: 0.75,1,1.25.")
-    ] = "1",
-    temporal: Annotated[
-        str | None,
-        typer.Option(
-            "--temporal",
-            help="Also temporal consistency and flicker along this flow: dis, exact (synthetic).",
-        ),
-    ] = None,
-    batch: Annotated[int, typer.Option("--batch", help="Windows or streams per pass.")] = 1,
     max_videos: Annotated[
-        int | None, typer.Option("--max-videos", help="Only the first videos.")
+        int | None,
+        typer.Option("--max-videos", help="Only the first videos.", rich_help_panel=WHAT),
     ] = None,
     max_frames: Annotated[
-        int | None, typer.Option("--max-frames", help="At most so many labelled frames.")
+        int | None,
+        typer.Option(
+            "--max-frames",
+            help="At most so many labelled frames, evenly spread; of a --video its first.",
+            rich_help_panel=WHAT,
+        ),
     ] = None,
+    flow: Annotated[
+        str,
+        typer.Option(
+            "--flow",
+            help="Along which neighbouring frames are compared: dis, dis-fast, dis-ultrafast, "
+            "raft-small, raft-large, exact (synthetic) or none.",
+            rich_help_panel=STEADY,
+        ),
+    ] = "dis",
+    flow_weights: Annotated[
+        Path | None,
+        typer.Option("--flow-weights", help="Of RAFT; else torchvision's.", rich_help_panel=STEADY),
+    ] = None,
+    flow_cache: Annotated[
+        Path | None,
+        typer.Option(
+            "--flow-cache", help="Keep flow in this folder, and reuse it.", rich_help_panel=STEADY
+        ),
+    ] = None,
+    every_frame: Annotated[
+        bool,
+        typer.Option(
+            "--every-frame",
+            help="Run through all frames, also where few are labelled.",
+            rich_help_panel=STEADY,
+        ),
+    ] = False,
+    sliding: Annotated[
+        str | None,
+        typer.Option(
+            "--sliding", help="CROP or CROP/STRIDE, HxW px: 769x769/513x513.", rich_help_panel=HOW
+        ),
+    ] = None,
+    flip: Annotated[
+        bool,
+        typer.Option("--flip", help="Average with the mirrored frames.", rich_help_panel=HOW),
+    ] = False,
+    scales: Annotated[
+        str,
+        typer.Option(
+            "--scales", help="Average over sizes of the frame: 0.75,1,1.25.", rich_help_panel=HOW
+        ),
+    ] = "1",
+    batch: Annotated[
+        int, typer.Option("--batch", help="Windows or streams per pass.", rich_help_panel=HOW)
+    ] = 1,
     device: Annotated[
-        str | None, typer.Option("--device", help="cpu, cuda; a GPU if there is one.")
+        str | None,
+        typer.Option("--device", help="cpu, cuda; a GPU if there is one.", rich_help_panel=HOW),
     ] = None,
-    precision: Annotated[str, typer.Option("--precision", help="fp32, bf16 or fp16.")] = "fp32",
+    precision: Annotated[
+        str, typer.Option("--precision", help="fp32, bf16 or fp16.", rich_help_panel=HOW)
+    ] = "fp32",
     out: Annotated[
         Path | None,
-        typer.Option("--out", help="Folder for metrics.json, metrics.csv and report.html."),
+        typer.Option(
+            "--out",
+            help="Folder for metrics.json, metrics.csv, counts.npz and report.html.",
+            rich_help_panel=WRITE,
+        ),
     ] = None,
-    json: Annotated[bool, typer.Option("--json", help="Write the figures as JSON.")] = False,
+    json: Annotated[
+        bool,
+        typer.Option("--json", help="Write the figures as JSON.", rich_help_panel=WRITE),
+    ] = False,
 ) -> None:
-    """Score a model on labelled video: mIoU, IoU of each class, pixel and class accuracy.
+    """Score a model on video: is it right, is it steady, is it fast?
 
-    Counts are summed over the whole set; a class that never occurs is shown as "-" and left out
-    of the mean. Videos with a label on every frame run as a stream, others as one window for each
-    label; both give the same label maps.
+    Accuracy needs labels, consistency needs neighbouring frames. Videos with a label on every
+    frame run as a stream, others as one window for each label (--every-frame: as a stream too);
+    both give the same label maps. A figure that cannot be had is "-", with the reason below.
 
     Example: vidseg evaluate runs/first --data camvid --root ~/camvid --split test
     """
-    if (model is None) == (predictions is None):
+    videos = video or []
+    ran = {"--sliding": sliding, "--flip": flip, "--scales": scales != "1", "--batch": batch > 1}
+    ran |= {"--every-frame": every_frame, "--precision": precision != "fp32"}
+    if videos:
+        of_data = {"--root": root, "--protocol": protocol, "--option": option}
+        of_data |= {"--predictions": predictions, "--max-videos": max_videos}
+        del ran["--sliding"]
+        _refuse({**of_data, **ran}, "for a data set, not for a --video")
+    elif (model is None) == (predictions is None):
         raise ValueError("give either a MODEL to run or --predictions FOLDER to score")
-    if model is None and (sliding or flip or scales != "1"):
-        raise ValueError(
-            "--sliding, --flip and --scales are for a MODEL; maps are scored as they are"
-        )
+    else:
+        _refuse({"--labels": labels}, "for a --video; a data set has its own")
+    if predictions is not None:
+        _refuse(ran, "for a MODEL; saved label maps are scored as they are")
     from vidseg.cli.console import write_json
     from vidseg.cli.devices import find_device
+    from vidseg.cli.scores import show_scores
     from vidseg.report.evaluation import Samples
 
-    dataset = _open(data, root, split, protocol, option or [])
+    samples = Samples()
+    settings: dict[str, Any] = {
+        "flow": _flow(flow, flow_weights, flow_cache, device),
+        "max_frames": max_frames,
+    }
+    if predictions is None:
+        settings |= {"device": find_device(device), "sliding": _sliding(sliding)}
     if out is not None:
-        out.mkdir(parents=True, exist_ok=True)  # fails now rather than after the whole run
-    limits = {"max_videos": max_videos, "max_frames": max_frames}
-    samples = Samples(_count(dataset, limits))
-    observers: list[Any] = [samples]
-    if temporal is not None:
-        from vidseg.inference.steadiness import Steadiness
-
-        observers.append(Steadiness(dataset, temporal))
-
-    def observe(frame: Any) -> None:
-        for observer in observers:
-            observer(frame)
-
-    if model is not None:
-        settings = {
-            "device": find_device(device),
-            "precision": precision,
-            "batch_size": batch,
-            "sliding": _sliding(sliding),
-            "flip": flip,
-            "scales": _scales(scales),
-        }
-        result = _run_model(model, dataset, {**limits, **settings}, observe)
+        _check_writable(out)  # fails now rather than after the whole run
+    if videos:
+        dataset = None
+        result = _run_videos(model, videos, labels or [], settings, samples)
     else:
-        result = _score(predictions, dataset, limits, observe)
-    steadiness = observers[1].summary() if temporal is not None else {}
-    name = model or f"label maps of {predictions}"
+        dataset = _open(data, root, split, protocol, option or [])
+        settings["max_videos"] = max_videos
+        if predictions is not None:
+            result = _score(predictions, dataset, settings, samples)
+        else:
+            settings |= {"precision": precision, "batch_size": batch, "every_frame": every_frame}
+            settings |= {"flip": flip, "scales": _scales(scales)}
+            result = _run_model(model, dataset, settings, samples)
+    name, command = _name(model, predictions), shlex.join(["vidseg", *sys.argv[1:]])
     if out is not None:
-        _save(out, name, dataset, result, samples, steadiness)
+        _save(out, name, dataset, result, samples, command)
     if json:
-        write_json({**result.summary(), **({"temporal": steadiness} if steadiness else {})})
+        write_json(result.summary(name, command))
     else:
-        _show(name, result, steadiness, out)
+        show_scores(name, result, out)
+
+
+def _refuse(given: dict[str, Any], what: str) -> None:
+    """Refuse options that say nothing where they are given."""
+    wrong = [option for option, value in given.items() if value not in (None, False, [])]
+    if wrong:
+        raise ValueError(
+            f"{', '.join(wrong)}: {'this is' if len(wrong) == 1 else 'these are'} {what}"
+        )
+
+
+def _flow(name: str, weights: Path | None, cache: Path | None, device: str | None) -> Any:
+    """The flow of a name: an estimator, "exact", or None."""
+    from vidseg.flow import FLOWS, open_flow
+    from vidseg.suggest import did_you_mean
+
+    if name in ("none", "exact"):
+        _refuse(
+            {"--flow-weights": weights, "--flow-cache": cache},
+            f"for a flow that is estimated, not for --flow {name}",
+        )
+        return None if name == "none" else name
+    if name not in FLOWS:
+        known = (*FLOWS, "exact", "none")
+        raise ValueError(f"--flow: unknown flow {name!r}{did_you_mean(name, known)}")
+    if name.startswith("raft"):
+        from vidseg.cli.devices import find_device
+
+        device = find_device(device)
+    return open_flow(name, weights=weights, cache=cache, device=device)
+
+
+def _check_writable(out: Path) -> None:
+    from tempfile import TemporaryFile
+
+    out.mkdir(parents=True, exist_ok=True)
+    try:
+        with TemporaryFile(dir=out):
+            pass
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(out)) from error
+
+
+def _name(model: str | None, predictions: Path | None) -> str:
+    from vidseg.methods import DEFAULT_WEIGHTS
+
+    if predictions is not None:
+        return f"label maps of {predictions}"
+    return model or DEFAULT_WEIGHTS
 
 
 def _open(
@@ -137,14 +273,8 @@ def _open(
     return open_dataset(kind, None if root is None else root.expanduser(), split, **options)
 
 
-def _count(dataset: VideoDataset, limits: dict[str, int | None]) -> int:
-    from vidseg.inference.evaluation import labelled_frames
-
-    return sum(map(len, labelled_frames(dataset, **limits).values()))
-
-
 def _run_model(
-    name: str, dataset: VideoDataset, options: dict[str, Any], observe: Observer
+    name: str | None, dataset: VideoDataset, options: dict[str, Any], observe: Observer
 ) -> Evaluation:
     from vidseg.inference.evaluate import evaluate as run
     from vidseg.methods import load
@@ -156,15 +286,36 @@ def _run_model(
         )
 
 
-def _score(
-    folder: Path | None, dataset: VideoDataset, limits: dict[str, Any], observe: Observer
+def _run_videos(
+    name: str | None,
+    videos: list[str],
+    labels: list[Path],
+    options: dict[str, Any],
+    observe: Observer,
 ) -> Evaluation:
-    from vidseg.inference.evaluation import evaluate_predictions
+    from vidseg.inference.videos import evaluate_videos
+    from vidseg.methods import load
 
-    assert folder is not None, "there is a model otherwise"
+    if options["flow"] == "exact":
+        raise ValueError(
+            "--flow exact is for rendered data sets; a --video needs its flow estimated"
+        )
+    network = load(name)
+    with ExitStack() as stack:
+        meter = shown(stack, "evaluating")
+        return evaluate_videos(
+            network, videos, labels=labels, observe=observe, progress=meter, **options
+        )
+
+
+def _score(
+    folder: Path, dataset: VideoDataset, options: dict[str, Any], observe: Observer
+) -> Evaluation:
+    from vidseg.inference.predictions import evaluate_predictions
+
     with ExitStack() as stack:
         return evaluate_predictions(
-            folder, dataset, observe=observe, progress=shown(stack, "scoring"), **limits
+            folder, dataset, observe=observe, progress=shown(stack, "scoring"), **options
         )
 
 
@@ -211,71 +362,20 @@ def _scales(text: str) -> tuple[float, ...]:
 def _save(
     out: Path,
     name: str,
-    dataset: VideoDataset,
+    dataset: VideoDataset | None,
     result: Evaluation,
     samples: Any,
-    steadiness: dict[str, Any],
+    command: str,
 ) -> None:
+    from vidseg.inference.writer import hold_interrupts
     from vidseg.report.evaluation import evaluation_page
 
-    result.save(out, **({"temporal": steadiness} if steadiness else {}))
-    page = evaluation_page(
-        name,
-        result,
-        samples.kept,
-        read_frame=lambda frame: dataset.read_frame(frame.video.frames[frame.frame_index]),
-        extra=_in_words(steadiness),
-        command=shlex.join(["vidseg", *sys.argv[1:]]),
-    )
-    page.write(out / "report.html")
+    def read_frame(frame: Any) -> Any:
+        if frame.image is not None or dataset is None:
+            return frame.image
+        return dataset.read_frame(frame.video.frames[frame.frame_index])
 
-
-def _show(name: str, result: Evaluation, steadiness: dict[str, Any], out: Path | None) -> None:
-    from rich.table import Table
-
-    from vidseg.cli.console import console
-
-    conventions = result.conventions
-    console.print(f"{name} on {conventions['data']}, {result.num_frames} frames", markup=False)
-    table = Table(box=None, padding=(0, 2, 0, 0))
-    table.add_column("class")
-    table.add_column("IoU, %", justify="right")
-    table.add_column("accuracy, %", justify="right")
-    iou, accuracy = result.class_iou.tolist(), result.class_accuracy.tolist()
-    for row in zip(result.classes, map(_percent, iou), map(_percent, accuracy), strict=True):
-        table.add_row(*row)
-    table.add_section()
-    means = result.mean_iou, result.mean_class_accuracy
-    table.add_row("mean", *map(_percent, means), style="bold")
-    console.print(table)
-    console.print(f"pixel accuracy {_percent(result.pixel_accuracy)} %")
-    for figure, value in _in_words(steadiness):
-        console.print(f"{figure} {value}", markup=False)
-    if result.ms_per_frame is not None:
-        console.print(f"network {result.ms_per_frame:.1f} ms/frame on {conventions['device']}")
-    shown = {k: v for k, v in conventions.items() if k not in ("data", "device")}
-    console.print("; ".join(f"{k.replace('_', ' ')}: {v}" for k, v in shown.items()), markup=False)
-    if out is not None:
-        console.print(f"written to {out}: metrics.json, metrics.csv, report.html", soft_wrap=True)
-
-
-def _in_words(steadiness: dict[str, Any]) -> list[tuple[str, str]]:
-    """Temporal figures as they are read, with the flow they were made with."""
-    from vidseg.report.html import percent
-
-    if not steadiness:
-        return []
-    flow, pairs = steadiness["flow"], steadiness["num_pairs"]
-    if not pairs:
-        return [("temporal consistency and flicker", "- (no two frames in a row were scored)")]
-    return [
-        (
-            f"temporal consistency (flow: {flow}; {pairs} pairs)",
-            percent(steadiness["temporal_consistency"]),
-        ),
-        (f"flicker (flow: {flow})", percent(steadiness["flicker"])),
-    ]
-
-
-def _percent(value: float) -> str:
-    return "-" if value != value else f"{100 * value:.2f}"
+    page = evaluation_page(name, result, samples.kept, read_frame=read_frame, command=command)
+    with hold_interrupts():  # all of them or none: they belong together
+        result.save(out, name, command)
+        page.write(out / "report.html")

@@ -96,19 +96,18 @@ def _headline(demo: Demo) -> html.Html:
             _label(run),
             100 * run.evaluation.mean_iou,
             100 * run.evaluation.pixel_accuracy,
-            100 * run.temporal["temporal_consistency"],
-            100 * run.temporal["flicker"],
+            100 * _figure(run, "temporal_consistency"),
+            100 * _figure(run, "flicker"),
         )
         for run in (demo.twin, demo.video)
     ]
-    truth = demo.twin.temporal
     rows.append(
         (
             "the truth itself",
             math.nan,
             math.nan,
-            100 * truth["truth_temporal_consistency"],
-            100 * truth["truth_flicker"],
+            100 * _figure(demo.twin, "truth_temporal_consistency"),
+            100 * _figure(demo.twin, "truth_flicker"),
         )
     )
     cells = [(name, *(_two(value) for value in values)) for name, *values in rows]
@@ -122,13 +121,18 @@ def _headline(demo: Demo) -> html.Html:
     return html.Html(html.table(columns, cells) + cost)
 
 
+def _figure(run: Run, name: str) -> float:
+    value = run.evaluation.figures[name]
+    return math.nan if value is None else value
+
+
 def _verdict(twin: Run, video: Run) -> str:
     """The comparison in one sentence, whichever way it went."""
     iou = 100 * (video.evaluation.mean_iou - twin.evaluation.mean_iou)
     consistency = 100 * (
-        video.temporal["temporal_consistency"] - twin.temporal["temporal_consistency"]
+        _figure(video, "temporal_consistency") - _figure(twin, "temporal_consistency")
     )
-    flicker = 100 * (video.temporal["flicker"] - twin.temporal["flicker"])
+    flicker = 100 * (_figure(video, "flicker") - _figure(twin, "flicker"))
     return (
         f"Beside its twin, the network with a memory has {_points(iou)} of mean IoU, "
         f"{_points(consistency)} of temporal consistency and {_points(flicker)} of flicker, where "
@@ -139,7 +143,8 @@ def _verdict(twin: Run, video: Run) -> str:
 
 
 def _meaning(twin: Run) -> list[str | html.Html]:
-    pairs, flow = twin.temporal["num_pairs"], twin.temporal["flow"]
+    pairs = twin.evaluation.total.num_pairs
+    motion = twin.evaluation.protocols["consistency"]
     return [
         html.bullets(
             (
@@ -150,8 +155,8 @@ def _meaning(twin: Run) -> list[str | html.Html]:
                 "previous frame's, carried along the motion. 100 is steady. It says nothing about "
                 "being right.",
                 "Flicker: share of the pixels whose class changes along the motion. 0 is steady.",
-                f"The motion: {flow}, {pairs} pairs of frames. The truth shows what the measures "
-                "themselves cost.",
+                f"The motion: {motion['flow']}, {motion['valid']}, {pairs} pairs of frames. The "
+                "truth shows what the measures themselves cost.",
             )
         )
     ]
@@ -179,7 +184,8 @@ def _strips(demo: Demo) -> Iterator[html.Html]:
 def _sequence(demo: Demo) -> Iterator[str]:
     """Neighbouring frames of the street where the twin's labels change most."""
     dataset = demo.dataset
-    video = min(dataset.videos, key=lambda one: demo.twin.evaluation.videos[one.name].mean_iou())
+    counts = demo.twin.evaluation.videos
+    video = min(dataset.videos, key=lambda one: counts[one.name].confusion.mean_iou())
     yield (
         f"Four neighbouring frames of {video.name}, the street that is hardest for the per-frame "
         "network. Compare how its borders move with how those of the network with a memory do."

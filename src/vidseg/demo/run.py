@@ -21,11 +21,11 @@ from vidseg.atomic import write_text
 from vidseg.data import VideoDataset, open_dataset
 from vidseg.demo.page import demo_page, write_overlay
 from vidseg.inference.evaluate import evaluate
-from vidseg.inference.evaluation import Evaluation, Observed
-from vidseg.inference.steadiness import Steadiness
+from vidseg.inference.evaluation import Evaluation, FrameFigures, Observed
 from vidseg.segmenter import VideoSegmenter
-from vidseg.training.config import TrainingConfig, load_config
+from vidseg.training.config import TrainingConfig
 from vidseg.training.loop import train
+from vidseg.training.recipe import load_config
 
 TWIN, VIDEO = "fcn_tiny", "tmanet_tiny"
 HELD_OUT = {"num_videos": 8, "num_frames": 24}
@@ -58,7 +58,6 @@ class Run:
         model: the network, trained.
         losses: (step, loss) over all of its training, the shared half included.
         evaluation: figures on the held-out videos.
-        temporal: how steady its labels are, `Steadiness.summary()`.
         labels: its label maps by video and frame.
     """
 
@@ -66,7 +65,6 @@ class Run:
     model: VideoSegmenter
     losses: list[tuple[float, float]]
     evaluation: Evaluation
-    temporal: dict[str, Any]
     labels: dict[tuple[str, int], np.ndarray]
 
     @property
@@ -98,18 +96,17 @@ class Demo:
 
     def summary(self) -> dict[str, Any]:
         """The figures as plain values."""
+
+        def of(run: Run) -> dict[str, Any]:
+            figures = run.evaluation.summary(run.name)
+            del figures["series"]
+            return {"parameters": run.parameters, **figures}
+
         return {
             "iterations_of_each": self.iterations,
             "seed": self.seed,
             "seconds": self.seconds,
-            **{
-                run.name: {
-                    "parameters": run.parameters,
-                    **run.evaluation.summary(),
-                    "temporal": run.temporal,
-                }
-                for run in (self.twin, self.video)
-            },
+            **{run.name: of(run) for run in (self.twin, self.video)},
         }
 
 
@@ -233,17 +230,16 @@ def _evaluated(
     from vidseg.methods import load
 
     model = load(path)
-    steadiness = Steadiness(dataset, "exact")
     labels: dict[tuple[str, int], np.ndarray] = {}
     with stage(f"evaluating {name}", dataset.num_frames, unit="frames") as meter:
 
-        def observe(frame: Observed) -> None:
-            steadiness(frame)
+        def observe(frame: Observed, figures: FrameFigures) -> None:
+            del figures
             labels[frame.video.name, frame.frame_index] = frame.labels
             meter.advance()
 
-        evaluation = evaluate(model, dataset, observe=observe)
-    return Run(name, model, losses, evaluation, steadiness.summary(), labels)
+        evaluation = evaluate(model, dataset, flow="exact", observe=observe)
+    return Run(name, model, losses, evaluation, labels)
 
 
 class _Silent:

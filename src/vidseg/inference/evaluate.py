@@ -1,6 +1,5 @@
 """Run a model over a data set and score it: streams, windows, sliding windows, flips and scales."""
 
-import time
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -14,22 +13,17 @@ import torch
 from torch import Tensor
 
 from vidseg.data.clip import Video, VideoDataset
-from vidseg.inference.evaluation import (
-    Evaluation,
-    Observed,
-    Observer,
-    Progress,
-    Scorer,
-    dataset_conventions,
-    labelled_frames,
-    read_truth,
-)
-from vidseg.inference.sliding import SlidingWindow
+from vidseg.flow.estimator import FlowEstimator
+from vidseg.inference.evaluation import Evaluation, Observed, Observer, Progress
+from vidseg.inference.labelled import dataset_conventions, labelled_frames, read_truth
+from vidseg.inference.motion import Size, open_motion
+from vidseg.inference.scoring import Scorer
+from vidseg.inference.sliding import SlidingWindow, sliding_name
+from vidseg.inference.stream import now_s
 from vidseg.segmenter import Memory, Segmentation, VideoSegmenter
 from vidseg.weights import Card
 
 Precision = Literal["fp32", "bf16", "fp16"]
-Size = tuple[int, int]
 Item = TypeVar("Item")
 Made = TypeVar("Made")
 
@@ -38,6 +32,8 @@ def evaluate(
     model: VideoSegmenter,
     dataset: VideoDataset,
     *,
+    flow: FlowEstimator | Literal["exact"] | None = None,
+    every_frame: bool = False,
     device: torch.device | str | None = None,
     precision: Precision = "fp32",
     batch_size: int = 1,
@@ -49,16 +45,21 @@ def evaluate(
     observe: Observer | None = None,
     progress: Progress | None = None,
 ) -> Evaluation:
-    """Score a model on every labelled frame, at the size of the label.
+    """Score a model on every labelled frame, at the size of the label: is it right, and steady?
 
     A video runs as a stream, one step per frame, or as one window (`model.window_frames`) per
     label: whichever encodes fewer frames. Both give the same label maps (the window law), so
     densely labelled video costs one step per frame and sparse labels cost one window each.
-    Counts are added as they come; nothing grows with the length of a video.
+    Consistency is measured between neighbouring labelled frames, or all with `every_frame`.
+    Counts are added as they come; only a few figures are kept of each frame.
 
     Args:
         model: put into eval mode while it is scored, and back.
         dataset: labels are compared at their own size, whatever the frames' size is.
+        flow: along which neighbouring frames are compared: an estimator, such as
+            `vidseg.flow.DIS()`, "exact" where the data set was rendered, or None for no comparison.
+        every_frame: run through all frames of the videos, also where labels are sparse, so that
+            neighbouring frames can be compared.
         device: where to run; default: where the model is. The model is moved there.
         precision: "bf16" and "fp16" run under autocast.
         batch_size: windows, or streams in lockstep, per forward pass.
@@ -68,24 +69,28 @@ def evaluate(
             a stream of its own: memory frames are transformed as the frame is.
         max_videos: score only the first videos.
         max_frames: score at most so many labelled frames, evenly spread.
-        observe: called with every frame that is scored, and with those a stream passes through.
+        observe: called with every frame that is scored, and with those a stream passes through,
+            and with what was measured of it.
         progress: called with the frames done and the frames in all.
 
     Returns:
         The figures, over the set and per video.
 
     Raises:
-        ValueError: an option is out of range, the model's classes are not the data set's, or
-            there is no labelled frame.
+        ValueError: an option is out of range, the model's classes are not the data set's, there
+            is no labelled frame, or the data set does not know its exact flow.
     """
     _check_options(precision, batch_size, scales)
     _check_classes(model, dataset)
     wanted = labelled_frames(dataset, max_videos=max_videos, max_frames=max_frames)
     device = torch.device(device) if device is not None else _device_of(model)
-    streamed = [video for video in wanted if _stream_is_cheaper(model, video, wanted)]
+    motion = open_motion(flow, dataset)
+    streamed = [v for v in wanted if every_frame or _stream_is_cheaper(model, v, wanted)]
     windowed = [video for video in wanted if video not in streamed]
     total = sum(len(video) for video in streamed) + sum(len(wanted[video]) for video in windowed)
-    scorer = Scorer(dataset, observe)
+    coming = {video.name: frozenset(wanted[video]) for video in windowed}
+    coming |= {video.name: range(len(video)) for video in streamed}
+    scorer = Scorer(dataset, coming, motion=motion, observe=observe, every_frame=every_frame)
     was_training = model.training
     model.to(device).eval()
     runner = _Runner(model, device, precision, sliding, _views(scales, flip))
@@ -108,8 +113,9 @@ def evaluate(
         "run_as": " and ".join(
             name for name, some in (("stream", streamed), ("windows", windowed)) if some
         ),
+        "every_frame": every_frame,
         "window_frames": model.window_length,
-        "image": "whole" if sliding is None else _sliding_name(*sliding),
+        "image": sliding_name(sliding),
         "scales": list(scales),
         "flip": flip,
         "precision": precision,
@@ -160,7 +166,7 @@ class _Runner:
         images: np.ndarray,
         memories: tuple[Memory | None, ...] | None,
         sizes: Sequence[Size],
-    ) -> tuple[list[np.ndarray], tuple[Memory | None, ...]]:
+    ) -> tuple[list[np.ndarray], tuple[Memory | None, ...], float]:
         """Label the last of the frames.
 
         Args:
@@ -169,11 +175,11 @@ class _Runner:
             sizes: the (h, w) at which the label maps are wanted, one per stream.
 
         Returns:
-            B label maps (h, w) uint8, and the next memories.
+            B label maps (h, w) uint8, the next memories, and the network's ms per frame.
         """
         frames = self.card.normalise(torch.from_numpy(images).to(self.device))
         outputs, after = [], []
-        begin_s = self._now_s()
+        begin_s = now_s(self.device)
         for view, memory in zip(self.views, memories or (None,) * len(self.views), strict=True):
             with self._autocast():
                 segmentation, memory = self.model(
@@ -181,9 +187,11 @@ class _Runner:
                 )
             outputs.append(segmentation)
             after.append(memory)
-        self._passes.append((self._now_s() - begin_s, images.shape[0] * images.shape[1]))
+        seconds, num_frames = now_s(self.device) - begin_s, images.shape[0] * images.shape[1]
+        self._passes.append((seconds, num_frames))
         by_size = {size: self._labels(outputs, size) for size in set(sizes)}
-        return [by_size[size][row] for row, size in enumerate(sizes)], tuple(after)
+        labels = [by_size[size][row] for row, size in enumerate(sizes)]
+        return labels, tuple(after), 1e3 * seconds / num_frames
 
     def _labels(self, outputs: list[Segmentation], size: Size) -> np.ndarray:
         if self.views == (_View(1.0, False),):
@@ -201,11 +209,6 @@ class _Runner:
             return nullcontext()
         dtype = torch.bfloat16 if self.precision == "bf16" else torch.float16
         return torch.autocast(self.device.type, dtype=dtype)
-
-    def _now_s(self) -> float:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-        return time.perf_counter()
 
 
 def _transformed(frames: Tensor, view: _View, card: Card) -> Tensor:
@@ -235,6 +238,8 @@ def _run_streams(
     """Step through videos in lockstep; one that has ended repeats its last frame, unscored."""
     for group in _same_size(dataset, videos, batch_size):
         steps = range(max(len(video) for video in group))
+        # One grid for a video: frames without a truth are labelled at the size of the truth too.
+        sizes = [_size(read_truth(dataset, video, wanted[video][0])) for video in group]
 
         def read(
             step: int, group: list[Video] = group
@@ -246,10 +251,10 @@ def _run_streams(
         memories = None
         for step, loaded in enumerate(_read_ahead(steps, read, workers=1)):
             images = np.stack([image for image, _ in loaded])[:, None]
-            sizes = [_size(image if truth is None else truth) for image, truth in loaded]
-            labels, memories = runner(images, memories, sizes)
+            at = [s if t is None else _size(t) for s, (_, t) in zip(sizes, loaded, strict=True)]
+            labels, memories, ms = runner(images, memories, at)
             yield [
-                Observed(video, step, image, label, truth)
+                Observed(video, step, image, label, truth, ms)
                 for video, label, (image, truth) in zip(group, labels, loaded, strict=True)
                 if step < len(video)
             ]
@@ -271,9 +276,9 @@ def _run_windows(
 
     def run(batch: list[tuple[Video, int, np.ndarray, np.ndarray]]) -> list[Observed]:
         clips = np.stack([clip for _, _, clip, _ in batch])
-        labels, _ = runner(clips, None, [_size(truth) for *_, truth in batch])
+        labels, _, ms = runner(clips, None, [_size(truth) for *_, truth in batch])
         return [
-            Observed(video, index, clip[-1], label, truth)
+            Observed(video, index, clip[-1], label, truth, ms)
             for label, (video, index, clip, truth) in zip(labels, batch, strict=True)
         ]
 
@@ -335,10 +340,6 @@ def _same_size(
         by_size.setdefault(_size(dataset.read_frame(video.frames[0])), []).append(video)
     for alike in by_size.values():
         yield from (alike[i : i + batch_size] for i in range(0, len(alike), batch_size))
-
-
-def _sliding_name(crop: Size, stride: Size) -> str:
-    return f"sliding, crop {crop[0]}x{crop[1]}, stride {stride[0]}x{stride[1]}"
 
 
 def _check_options(precision: str, batch_size: int, scales: Sequence[float]) -> None:

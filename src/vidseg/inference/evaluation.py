@@ -1,24 +1,32 @@
-"""What an evaluation is: figures with their conventions, and the scoring of label maps."""
+"""What an evaluation is: the figures of all videos and of every frame, and their files."""
+
+from __future__ import annotations
 
 import csv
+import functools
 import io
 import json
 import math
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from torch import Tensor
 
-from vidseg.atomic import write_text
-from vidseg.data.clip import Video, VideoDataset
-from vidseg.data.files import read_indices
-from vidseg.metrics.confusion import ConfusionMatrix
+from vidseg.atomic import replacing, write_text
+from vidseg.data.clip import Video
+from vidseg.inference.counts import CLASS_FIGURES, WINDOWS_FRAMES, VideoCounts
+
+SAVED_MAPS = "saved label maps"
+"""What the convention `run_as` says where no model ran."""
+SAME, CHANGED, NOT_COMPARED = 0, 1, 2
+"""Values of `FrameFigures.changed`."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Observed:
     """One frame with its label map.
 
@@ -26,8 +34,11 @@ class Observed:
         video: the video that it belongs to.
         frame_index: its place in the video; the frames of a video come in order.
         image: (H, W, 3) uint8 RGB; None where saved label maps are scored.
-        labels: (h, w) uint8 at the size of the truth (of the image where there is none).
+        labels: (h, w) uint8 at the size of the video's truth (of its images where there is none).
         truth: (h, w) uint8, 255 where void; None for a frame that is not scored.
+        ms: the network's time for it: of its pass, divided by the frames of the pass; None where
+            no network ran.
+        is_cut: a new scene begins here, so it is not compared with the frame before.
     """
 
     video: Video
@@ -35,273 +46,291 @@ class Observed:
     image: np.ndarray | None
     labels: np.ndarray
     truth: np.ndarray | None
+    ms: float | None = None
+    is_cut: bool = False
 
 
-Observer = Callable[[Observed], None]
+@dataclass(frozen=True, eq=False)
+class FrameFigures:
+    """What was measured of one frame; None where it cannot be.
+
+    Attributes:
+        video: its video's name.
+        number: the frame's number on the clock of its video.
+        time_s: seconds since the first frame of the video.
+        pixel_accuracy: share of its labelled pixels that are right.
+        flicker: share of the pixels that changed class along the motion since the frame before.
+        ms: the network's time for it.
+        changed: (h, w) uint8, where: 0 the same class as before, 1 another, 2 not compared. For
+            observers; neither kept in `Evaluation.series` nor saved.
+    """
+
+    video: str
+    number: int
+    time_s: float | None = None
+    pixel_accuracy: float | None = None
+    flicker: float | None = None
+    ms: float | None = None
+    changed: np.ndarray | None = None
+
+    def row(self) -> dict[str, Any]:
+        """The figures as JSON values, without `changed`."""
+        return {name: value for name, value in vars(self).items() if name != "changed"}
+
+
+Observer = Callable[[Observed, FrameFigures], None]
 Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Figures of one model on one data set. Ratios are in [0, 1]; absent classes are NaN.
+    """Figures of one model, or of saved label maps. Ratios are in [0, 1].
 
     Attributes:
         classes: names of the classes.
         palette: (C, 3) uint8 RGB.
-        matrix: counts over the whole set; every figure comes from these.
-        videos: the same per video, by its name.
+        videos: name -> counts; all figures come from these.
         conventions: how it was measured, for people and for the record.
-        num_frames: labelled frames that were scored.
+        protocols: what two evaluations must share for their figures to compare: of "accuracy",
+            and of "consistency" (its protocol, flow and validity).
+        series: what was measured of each of these frames, in the order of the videos.
         ms_per_frame: mean time of the network per encoded frame, in milliseconds, without
             reading, resizing to the label and scoring; None for saved label maps.
     """
 
     classes: tuple[str, ...]
     palette: np.ndarray
-    matrix: ConfusionMatrix
-    videos: dict[str, ConfusionMatrix]
+    videos: dict[str, VideoCounts]
     conventions: dict[str, Any]
-    num_frames: int
+    protocols: dict[str, dict[str, Any]] = field(default_factory=dict)
+    series: Sequence[FrameFigures] = ()
     ms_per_frame: float | None = None
+
+    def __post_init__(self) -> None:
+        if not self.videos:
+            raise ValueError("an evaluation needs at least one video")
+
+    @cached_property
+    def total(self) -> VideoCounts:
+        """The counts of all videos together; do not add to them."""
+        first = next(iter(self.videos.values())).confusion
+        empty = VideoCounts.empty(
+            first.num_classes,
+            first.ignore,
+            void_is_error=first.void_truth == "false_positive",
+            has_void_labels=first.void_labels == "miss",
+        )
+        return functools.reduce(VideoCounts.merge, self.videos.values(), empty)
+
+    @cached_property
+    def figures(self) -> dict[str, float | None]:
+        """Every figure of the set by its name; None for one that cannot be had (see `absent`)."""
+        found = self.total.figures()
+        means = [counts.confusion.mean_iou() for counts in self.videos.values()]
+        known = [mean for mean in means if not math.isnan(mean)]
+        found["mean_video_iou"] = sum(known) / len(known) if known else None
+        found["ms_per_frame"] = self.ms_per_frame
+        return {name: found[name] for name in FIGURES}
 
     @property
     def class_iou(self) -> Tensor:
-        """Intersection over union per class: (C,) float64."""
-        return self.matrix.iou()
-
-    @property
-    def class_accuracy(self) -> Tensor:
-        """Recall per class: (C,) float64."""
-        return self.matrix.class_accuracy()
+        """Intersection over union per class: (C,) float64, NaN where it does not occur."""
+        return self.total.confusion.iou()
 
     @property
     def mean_iou(self) -> float:
-        """Mean of `class_iou` over the classes that occur."""
-        return self.matrix.mean_iou()
+        """Mean of `class_iou` over the classes that occur; NaN without any truth."""
+        return self.total.confusion.mean_iou()
 
     @property
     def pixel_accuracy(self) -> float:
-        """Share of labelled pixels that are right."""
-        return self.matrix.pixel_accuracy()
+        """Share of labelled pixels that are right; NaN without any truth."""
+        return self.total.confusion.pixel_accuracy()
 
     @property
     def mean_class_accuracy(self) -> float:
-        """Mean of `class_accuracy` over the classes in the truth."""
-        return self.matrix.mean_class_accuracy()
+        """Mean recall over the classes in the truth; NaN without any truth."""
+        return self.total.confusion.mean_class_accuracy()
 
-    def summary(self) -> dict[str, Any]:
-        """The figures as plain JSON values; None stands for NaN."""
-        iou, accuracy = self.class_iou.tolist(), self.class_accuracy.tolist()
+    @property
+    def num_frames(self) -> int:
+        """Frames that were measured: those with a truth, or all."""
+        return self.total.num_frames
+
+    @property
+    def num_scored(self) -> int:
+        """Frames that have a truth."""
+        return self.total.num_scored
+
+    @cached_property
+    def absent(self) -> dict[str, str]:
+        """Why a figure is None, by its name, in words."""
         return {
-            "mean_iou": _or_none(self.mean_iou),
-            "pixel_accuracy": _or_none(self.pixel_accuracy),
-            "mean_class_accuracy": _or_none(self.mean_class_accuracy),
-            "num_frames": self.num_frames,
-            "ms_per_frame": self.ms_per_frame,
-            "classes": {
-                name: {"iou": _or_none(iou[i]), "accuracy": _or_none(accuracy[i])}
-                for i, name in enumerate(self.classes)
-            },
-            "videos": {
-                name: {
-                    "mean_iou": _or_none(matrix.mean_iou()),
-                    "pixel_accuracy": _or_none(matrix.pixel_accuracy()),
-                }
-                for name, matrix in self.videos.items()
-            },
-            "conventions": self.conventions,
+            name: _why(name, self.total, self.conventions, self.protocols)
+            for name, value in self.figures.items()
+            if value is None
         }
 
-    def save(self, folder: Path | str, **extra: Any) -> None:
-        """Write `metrics.json` (everything, with the counts) and `metrics.csv` (a row per class).
+    def summary(self, name: str, command: str | None = None) -> dict[str, Any]:
+        """All that is known as plain JSON values, but for the counts; None stands for no figure.
 
-        Absent classes are null in the one and "-" in the other.
+        Args:
+            name: of the model, or of where the label maps came from.
+            command: what made the evaluation.
+        """
+        columns = self.total.class_figures()
+        return {
+            "name": name,
+            "command": command,
+            "figures": self.figures,
+            "absent": self.absent,
+            "num_frames": self.num_frames,
+            "num_scored": self.num_scored,
+            "num_pairs": self.total.num_pairs,
+            "classes": {
+                one: {figure: column[i] for figure, column in columns.items()}
+                for i, one in enumerate(self.classes)
+            },
+            "videos": {
+                one: {
+                    **counts.figures(),
+                    "num_frames": counts.num_frames,
+                    "num_scored": counts.num_scored,
+                    "num_pairs": counts.num_pairs,
+                }
+                for one, counts in self.videos.items()
+            },
+            "conventions": self.conventions,
+            "protocols": self.protocols,
+            "series": [frame.row() for frame in self.series],
+        }
+
+    def save(self, folder: Path | str, name: str, command: str | None = None) -> None:
+        """Write `metrics.json`, `metrics.csv` (a row per class) and `counts.npz`.
+
+        A figure that cannot be had is null in the one and "-" in the other. The counts are what
+        every figure came from, per video; see docs/evaluate.md for their names.
 
         Args:
             folder: is made.
-            extra: further JSON values for `metrics.json`.
+            name: of the model, or of where the label maps came from.
+            command: what made the evaluation.
+
+        Raises:
+            OSError: a file cannot be written; none is left half-written.
         """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        summary = self.summary()
-        everything = {**summary, **extra, "confusion": self.matrix.counts.tolist()}
-        text = json.dumps(everything, indent=2, allow_nan=False)
-        write_text(folder / "metrics.json", text + "\n")
+        with replacing(folder / "counts.npz") as file:
+            np.savez_compressed(file, **self.counts())  # pyright: ignore[reportArgumentType]
+        write_text(folder / "metrics.csv", self._csv())
+        write_text(folder / "metrics.json", json_text(self.summary(name, command)))
+
+    def counts(self) -> dict[str, np.ndarray]:
+        """The counts of V videos as arrays, by the names of `counts.npz`."""
+        videos = list(self.videos.values())
+
+        def stacked(read: Callable[[VideoCounts], Any], dtype: type) -> np.ndarray:
+            return np.stack([np.asarray(read(counts), dtype) for counts in videos])
+
+        return {
+            "names": np.array(list(self.videos), dtype=str),
+            "confusion": stacked(lambda v: v.confusion.counts, np.int64),
+            "boundary": stacked(lambda v: v.boundary.counts, np.int64),
+            "consistency": stacked(lambda v: v.consistency.counts, np.int64),
+            "truth_consistency": stacked(lambda v: v.truth_consistency.counts, np.int64),
+            "vc_n": np.array(WINDOWS_FRAMES, np.int64),
+            "vc_total": stacked(lambda v: [float(v.vc[n].total) for n in v.vc], np.float64),
+            "vc_windows": stacked(lambda v: [v.vc[n].num_windows for n in v.vc], np.int64),
+            "vc_correct_total": stacked(
+                lambda v: [float(v.vc_correct[n].total) for n in v.vc], np.float64
+            ),
+            "num_frames": stacked(lambda v: v.num_frames, np.int64),
+            "num_scored": stacked(lambda v: v.num_scored, np.int64),
+            "num_pairs": stacked(lambda v: v.num_pairs, np.int64),
+        }
+
+    def _csv(self) -> str:
         rows = io.StringIO(newline="")
         writer = csv.writer(rows)
-        writer.writerow(["class", "iou", "accuracy"])
-        for name, row in summary["classes"].items():
-            writer.writerow([name, *("-" if v is None else v for v in row.values())])
-        writer.writerow(["mean", summary["mean_iou"], summary["mean_class_accuracy"]])
-        write_text(folder / "metrics.csv", rows.getvalue())
+        writer.writerow(["class", *CLASS_FIGURES])
+        columns = self.total.class_figures()
+        for i, name in enumerate(self.classes):
+            writer.writerow([name, *_dashed(column[i] for column in columns.values())])
+        writer.writerow(["all", *_dashed(self.figures[name] for name in OVER_CLASSES.values())])
+        return rows.getvalue()
 
 
-class Scorer:
-    """Adds label maps to the counts, over the set and per video.
+FIGURES = (
+    "mean_iou",
+    "boundary_mean_iou",
+    "weighted_iou",
+    "mean_video_iou",
+    "pixel_accuracy",
+    "mean_class_accuracy",
+    "temporal_consistency",
+    "flicker",
+    "vc8",
+    "vc16",
+    "vc8_correct",
+    "vc16_correct",
+    "truth_temporal_consistency",
+    "truth_flicker",
+    "ms_per_frame",
+)
+"""The names of all figures, in the order in which they are shown."""
 
-    Args:
-        dataset: its classes and its rule for void.
-        observe: called with every frame.
-        has_void_labels: label maps may hold void, which is a miss of the true class.
-    """
-
-    def __init__(
-        self, dataset: VideoDataset, observe: Observer | None, *, has_void_labels: bool = False
-    ) -> None:
-        self.dataset = dataset
-        self.observe = observe
-        self.has_void_labels = has_void_labels
-        self.matrix = self._empty()
-        self.videos: dict[str, ConfusionMatrix] = {}
-        self.num_frames = 0
-
-    def _empty(self) -> ConfusionMatrix:
-        return ConfusionMatrix(
-            self.dataset.num_classes,
-            self.dataset.ignore,
-            void_truth="false_positive" if self.dataset.void_is_error else "ignored",
-            void_labels="miss" if self.has_void_labels else "error",
-        )
-
-    def add(self, results: Iterable[Observed]) -> None:
-        """Count the frames that have a truth, and show all of them to `observe`."""
-        for result in results:
-            if result.truth is not None:
-                frame = self._empty()
-                frame.update(result.labels, result.truth)
-                self.matrix.merge(frame)
-                self.videos.setdefault(result.video.name, self._empty()).merge(frame)
-                self.num_frames += 1
-            if self.observe:
-                self.observe(result)
-
-    def evaluation(self, conventions: dict[str, Any], ms_per_frame: float | None) -> Evaluation:
-        """The figures so far."""
-        return Evaluation(
-            classes=self.dataset.classes,
-            palette=self.dataset.palette,
-            matrix=self.matrix,
-            videos=self.videos,
-            conventions=conventions,
-            num_frames=self.num_frames,
-            ms_per_frame=ms_per_frame,
-        )
+OVER_CLASSES = {
+    "iou": "mean_iou",
+    "boundary_iou": "boundary_mean_iou",
+    "accuracy": "mean_class_accuracy",
+    "temporal_consistency": "temporal_consistency",
+    "flicker": "flicker",
+}
+"""The figure over all classes that stands below a column of `CLASS_FIGURES`."""
 
 
-def evaluate_predictions(
-    folder: Path | str,
-    dataset: VideoDataset,
-    *,
-    max_videos: int | None = None,
-    max_frames: int | None = None,
-    observe: Observer | None = None,
-    progress: Progress | None = None,
-) -> Evaluation:
-    """Score saved label maps: PNG files named as the labels, at the labels' size.
-
-    A value that is no class counts as void: it is a miss of the true class and a false positive
-    of none.
-
-    Args:
-        folder: holds one PNG of class indices (grey or palette) per labelled frame.
-        dataset: the truth.
-        max_videos: score only the first videos.
-        max_frames: score at most so many labelled frames, evenly spread.
-        observe: called with every frame.
-        progress: called with the frames done and the frames in all.
-
-    Raises:
-        FileNotFoundError: the folder, or the label map of a labelled frame, is missing.
-        ValueError: a label map has another size than the label, or is no index map.
-    """
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise FileNotFoundError(f"no folder of label maps at {folder}")
-    wanted = labelled_frames(dataset, max_videos=max_videos, max_frames=max_frames)
-    scorer = Scorer(dataset, observe, has_void_labels=True)
-    total = sum(map(len, wanted.values()))
-    places = ((video, index) for video, indices in wanted.items() for index in indices)
-    for done, (video, index) in enumerate(places, start=1):
-        truth = read_truth(dataset, video, index)
-        labels = _read_label_map(folder, label_file(video, index), truth.shape, dataset)
-        scorer.add([Observed(video, index, None, labels, truth)])
-        if progress:
-            progress(done, total)
-    conventions = {**dataset_conventions(dataset), "run_as": "saved label maps"}
-    return scorer.evaluation(conventions, None)
+def json_text(summary: dict[str, Any]) -> str:
+    """A summary as JSON: a line per frame of the series, the rest indented."""
+    rows = [json.dumps(row, allow_nan=False) for row in summary["series"]]
+    rest = {name: value for name, value in summary.items() if name != "series"}
+    text = json.dumps(rest, indent=2, allow_nan=False, ensure_ascii=False)
+    series = ",\n    ".join(rows)
+    return f'{text.removesuffix("}").rstrip()},\n  "series": [\n    {series}\n  ]\n}}\n'
 
 
-def dataset_conventions(dataset: VideoDataset) -> dict[str, Any]:
-    """What of the data set decides the figures: name, protocol, rate of the frames, void rule."""
-    protocol = getattr(dataset, "protocol", None)
-    rates = sorted({round(video.fps, 3) for video in dataset.videos if video.fps is not None})
-    return {
-        "data": dataset.name,
-        **({} if protocol is None else {"protocol": protocol}),
-        **({"frames_per_second": rates} if rates else {}),
-        "num_classes": dataset.num_classes,
-        "void": "counted as false positives" if dataset.void_is_error else "ignored",
-        "mean": "over the classes that occur, counts summed over the set",
-    }
+def _why(
+    name: str,
+    total: VideoCounts,
+    conventions: dict[str, Any],
+    protocols: dict[str, dict[str, Any]],
+) -> str:
+    """Why a figure cannot be had."""
+    if name == "ms_per_frame":
+        return "no network ran"
+    needs_truth = name not in ("temporal_consistency", "flicker")
+    if needs_truth and not total.num_scored:
+        return "there are no true labels"
+    needs_flow = "temporal_consistency" in name or "flicker" in name
+    if needs_flow and protocols.get("consistency", {}).get("flow") is None:
+        return "no flow was asked for"
+    if needs_flow and not total.num_pairs:
+        return "no two neighbouring frames were scored" + _hint(conventions)
+    if needs_flow:
+        return "nothing could be followed from one frame to the next"
+    if name.startswith("vc"):
+        n = int(name.removeprefix("vc").removesuffix("_correct"))
+        return f"no pixel keeps its true class through {n} labelled frames in a row"
+    if name == "boundary_mean_iou":
+        return "no two true classes are within 5 px of each other"
+    return "no pixel has a true class"
 
 
-def labelled_frames(
-    dataset: VideoDataset, *, max_videos: int | None = None, max_frames: int | None = None
-) -> dict[Video, tuple[int, ...]]:
-    """Which frames are scored: video -> indices of its labelled frames.
-
-    Args:
-        dataset: where from.
-        max_videos: only the first videos that have labels.
-        max_frames: at most so many labelled frames, evenly spread over these videos.
-
-    Raises:
-        ValueError: a limit is below 1, or nothing is labelled.
-    """
-    for name, limit in (("max_videos", max_videos), ("max_frames", max_frames)):
-        if limit is not None and limit < 1:
-            raise ValueError(f"{name} must be at least 1, got {limit}")
-    videos = [video for video in dataset.videos if video.labelled][:max_videos]
-    places = [(video, index) for video in videos for index in video.labelled]
-    if not places:
-        raise ValueError(f"{dataset.name} has no labelled frame to score")
-    if max_frames is not None and max_frames < len(places):
-        places = [places[i * len(places) // max_frames] for i in range(max_frames)]
-    chosen: dict[Video, list[int]] = {}
-    for video, index in places:
-        chosen.setdefault(video, []).append(index)
-    return {video: tuple(indices) for video, indices in chosen.items()}
+def _hint(conventions: dict[str, Any]) -> str:
+    if conventions.get("run_as") == SAVED_MAPS:
+        return ""
+    return "; every_frame=True (--every-frame) runs all frames of the videos"
 
 
-def label_file(video: Video, index: int) -> Path:
-    """The label file of a labelled frame."""
-    path = video.labels[index]
-    assert path is not None, f"frame {index} of {video.name} was listed as labelled"
-    return path
-
-
-def read_truth(dataset: VideoDataset, video: Video, index: int) -> np.ndarray:
-    """The label of a labelled frame: (h, w) uint8, `dataset.ignore` where void."""
-    return dataset.read_label(label_file(video, index))
-
-
-def _read_label_map(
-    folder: Path, label: Path, shape: tuple[int, ...], dataset: VideoDataset
-) -> np.ndarray:
-    path = folder / f"{label.stem}.png"
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"no label map {path.name} in {folder}; every labelled frame of {dataset.name} needs "
-            "a PNG that is named as its label"
-        )
-    labels = read_indices(path)
-    if labels.shape != shape:
-        raise ValueError(
-            f"{path} is {labels.shape[1]}x{labels.shape[0]}, its label is {shape[1]}x{shape[0]}; "
-            "label maps are scored at the size of the label and never resized"
-        )
-    return np.where(labels < dataset.num_classes, labels, dataset.ignore).astype(np.uint8)
-
-
-def _or_none(value: float) -> float | None:
-    return None if math.isnan(value) else value
+def _dashed(values: Any) -> list[Any]:
+    return ["-" if value is None else value for value in values]

@@ -38,6 +38,14 @@ def default_stride(crop: tuple[int, int]) -> tuple[int, int]:
     return -(-2 * crop[0] // 3), -(-2 * crop[1] // 3)
 
 
+def sliding_name(sliding: tuple[tuple[int, int], tuple[int, int]] | None) -> str:
+    """How a frame is seen, in words: whole, or through windows of (crop, stride)."""
+    if sliding is None:
+        return "whole"
+    crop, stride = sliding
+    return f"sliding, crop {crop[0]}x{crop[1]}, stride {stride[0]}x{stride[1]}"
+
+
 class SlidingWindow(VideoSegmenter):
     """A model that sees large frames through windows, with the interface of a model.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
@@ -34,6 +35,7 @@ class FrameResult:
         classes: C names.
         palette: (C, 3) uint8 RGB.
         is_cut: a new scene begins here.
+        ms: the network's time for it: of its pass, divided by the frames of the pass.
     """
 
     index: int
@@ -43,6 +45,7 @@ class FrameResult:
     classes: tuple[str, ...]
     palette: np.ndarray
     is_cut: bool
+    ms: float
 
     def overlay(
         self, opacity: float = 0.5, *, contour: bool = False, legend: bool = False
@@ -246,7 +249,7 @@ def _results(
         for chunk, is_cut in _chunks(reader, chunk_frames):
             if is_cut and reset_on_cut:
                 memory = None
-            maps, memory = runner(np.stack([frame.image for frame in chunk]), memory)
+            maps, memory, ms = runner(np.stack([frame.image for frame in chunk]), memory)
             for k, (frame, labels) in enumerate(zip(chunk, maps, strict=True)):
                 yield FrameResult(
                     index=frame.index,
@@ -256,6 +259,7 @@ def _results(
                     classes=names,
                     palette=palette,
                     is_cut=is_cut and k == 0,
+                    ms=ms,
                 )
     if reader.damage is not None:
         warnings.warn(reader.damage, DamagedVideoWarning, stacklevel=3)
@@ -297,11 +301,20 @@ class _Runner:
         self.device = torch.device(device or "cpu") if first is None else first.device
         self.size = size
 
-    def __call__(self, images: np.ndarray, memory: Any) -> tuple[list[np.ndarray], Any]:
-        """(T, H, W, 3) uint8 -> T label maps (H, W) uint8."""
+    def __call__(self, images: np.ndarray, memory: Any) -> tuple[list[np.ndarray], Any, float]:
+        """(T, H, W, 3) uint8 -> T label maps (H, W) uint8, the next memory, ms per frame."""
         with torch.inference_mode():
             frames = self.model.card.normalise(torch.from_numpy(images).to(self.device))
             fitted = self.model.card.fit(frames, self.size)
+            begin_s = now_s(self.device)
             segmentation, memory = self.model(fitted[None], memory)
+            ms = 1e3 * (now_s(self.device) - begin_s) / len(images)
             labels = segmentation.labels((images.shape[1], images.shape[2]))
-            return list(labels[0].to(torch.uint8).cpu().numpy()), memory
+            return list(labels[0].to(torch.uint8).cpu().numpy()), memory, ms
+
+
+def now_s(device: torch.device) -> float:
+    """Seconds on a clock, once the device has done what it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()

@@ -7,7 +7,7 @@ import numpy as np
 
 from vidseg.data import VideoDataset
 from vidseg.inference.evaluate import evaluate
-from vidseg.inference.evaluation import Observed
+from vidseg.inference.evaluation import FrameFigures, Observed
 from vidseg.segmenter import VideoSegmenter
 from vidseg.training.config import TrainingConfig
 from vidseg.training.folder import write_sample
@@ -38,7 +38,8 @@ def validate(
     shown = set(np.linspace(0, total - 1, min(wanted, total)).round().astype(int).tolist())
     seen = 0
 
-    def observe(frame: Observed) -> None:
+    def observe(frame: Observed, figures: FrameFigures) -> None:
+        del figures
         nonlocal seen
         if frame.truth is None:
             return

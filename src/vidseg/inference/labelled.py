@@ -1,0 +1,67 @@
+"""Which frames of a data set are scored, and how their truth is read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vidseg.data.clip import Video, VideoDataset
+
+
+def labelled_frames(
+    dataset: VideoDataset, *, max_videos: int | None = None, max_frames: int | None = None
+) -> dict[Video, tuple[int, ...]]:
+    """Which frames are scored: video -> indices of its labelled frames.
+
+    Args:
+        dataset: where from.
+        max_videos: only the first videos that have labels.
+        max_frames: at most so many labelled frames, evenly spread over these videos.
+
+    Raises:
+        ValueError: a limit is below 1, or nothing is labelled.
+    """
+    for name, limit in (("max_videos", max_videos), ("max_frames", max_frames)):
+        if limit is not None and limit < 1:
+            raise ValueError(f"{name} must be at least 1, got {limit}")
+    videos = [video for video in dataset.videos if video.labelled][:max_videos]
+    places = [(video, index) for video in videos for index in video.labelled]
+    if not places:
+        raise ValueError(
+            f"{dataset.name} has no labelled frame to score; a video without labels is measured "
+            "by evaluate_videos (--video)"
+        )
+    if max_frames is not None and max_frames < len(places):
+        places = [places[i * len(places) // max_frames] for i in range(max_frames)]
+    chosen: dict[Video, list[int]] = {}
+    for video, index in places:
+        chosen.setdefault(video, []).append(index)
+    return {video: tuple(indices) for video, indices in chosen.items()}
+
+
+def label_file(video: Video, index: int) -> Path:
+    """The label file of a labelled frame."""
+    path = video.labels[index]
+    assert path is not None, f"frame {index} of {video.name} was listed as labelled"
+    return path
+
+
+def read_truth(dataset: VideoDataset, video: Video, index: int) -> np.ndarray:
+    """The label of a labelled frame: (h, w) uint8, `dataset.ignore` where void."""
+    return dataset.read_label(label_file(video, index))
+
+
+def dataset_conventions(dataset: VideoDataset) -> dict[str, Any]:
+    """What of the data set decides the figures: name, protocol, rate of the frames, void rule."""
+    protocol = getattr(dataset, "protocol", None)
+    rates = sorted({round(video.fps, 3) for video in dataset.videos if video.fps is not None})
+    return {
+        "data": dataset.name,
+        **({} if protocol is None else {"protocol": protocol}),
+        **({"frames_per_second": rates} if rates else {}),
+        "num_classes": dataset.num_classes,
+        "void": "counted as false positives" if dataset.void_is_error else "ignored",
+        "mean": "over the classes that occur, counts summed over the set",
+    }

@@ -1,0 +1,87 @@
+"""Scoring label maps that another tool, or an earlier run, has saved."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from vidseg.data.clip import VideoDataset
+from vidseg.data.files import read_indices
+from vidseg.flow.estimator import FlowEstimator
+from vidseg.inference.evaluation import SAVED_MAPS, Evaluation, Observed, Observer, Progress
+from vidseg.inference.labelled import dataset_conventions, label_file, labelled_frames, read_truth
+from vidseg.inference.motion import open_motion
+from vidseg.inference.scoring import Scorer
+
+
+def evaluate_predictions(
+    folder: Path | str,
+    dataset: VideoDataset,
+    *,
+    flow: FlowEstimator | Literal["exact"] | None = None,
+    max_videos: int | None = None,
+    max_frames: int | None = None,
+    observe: Observer | None = None,
+    progress: Progress | None = None,
+) -> Evaluation:
+    """Score saved label maps: PNG files named as the labels, at the labels' size.
+
+    A value that is no class counts as void: it is a miss of the true class and a false positive
+    of none; it is not compared along the flow, and in video consistency it never stays.
+
+    Args:
+        folder: holds one PNG of class indices (grey or palette) per labelled frame.
+        dataset: the truth.
+        flow: along which labelled neighbours are compared: an estimator, "exact" where the data
+            set was rendered, or None for no comparison.
+        max_videos: score only the first videos.
+        max_frames: score at most so many labelled frames, evenly spread.
+        observe: called with every frame and what was measured of it.
+        progress: called with the frames done and the frames in all.
+
+    Raises:
+        FileNotFoundError: the folder, or the label map of a labelled frame, is missing.
+        ValueError: a label map has another size than the label, or is no index map; or the data
+            set does not know its exact flow.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise FileNotFoundError(f"no folder of label maps at {folder}")
+    wanted = labelled_frames(dataset, max_videos=max_videos, max_frames=max_frames)
+    scorer = Scorer(
+        dataset,
+        {video.name: frozenset(indices) for video, indices in wanted.items()},
+        motion=open_motion(flow, dataset),
+        observe=observe,
+        has_void_labels=True,
+    )
+    total = sum(map(len, wanted.values()))
+    places = ((video, index) for video, indices in wanted.items() for index in indices)
+    for done, (video, index) in enumerate(places, start=1):
+        truth = read_truth(dataset, video, index)
+        labels = _read_label_map(folder, label_file(video, index), truth.shape, dataset)
+        scorer.add([Observed(video, index, None, labels, truth)])
+        if progress:
+            progress(done, total)
+    conventions = {**dataset_conventions(dataset), "run_as": SAVED_MAPS}
+    return scorer.evaluation(conventions, None)
+
+
+def _read_label_map(
+    folder: Path, label: Path, shape: tuple[int, ...], dataset: VideoDataset
+) -> np.ndarray:
+    path = folder / f"{label.stem}.png"
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"no label map {path.name} in {folder}; every labelled frame of {dataset.name} needs "
+            "a PNG that is named as its label"
+        )
+    labels = read_indices(path)
+    if labels.shape != shape:
+        raise ValueError(
+            f"{path} is {labels.shape[1]}x{labels.shape[0]}, its label is {shape[1]}x{shape[0]}; "
+            "label maps are scored at the size of the label and never resized"
+        )
+    return np.where(labels < dataset.num_classes, labels, dataset.ignore).astype(np.uint8)

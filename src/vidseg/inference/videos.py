@@ -1,0 +1,174 @@
+"""Figures of a model on plain videos: steadiness and speed, and accuracy where labelled."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from vidseg.data.clip import Video, VideoDataset
+from vidseg.flow.estimator import FlowEstimator
+from vidseg.inference.evaluation import Evaluation, Observed, Observer, Progress
+from vidseg.inference.labelled import dataset_conventions
+from vidseg.inference.motion import Size, open_motion
+from vidseg.inference.scoring import Scorer
+from vidseg.inference.sliding import SlidingWindow, sliding_name
+from vidseg.inference.stream import FrameResult, classes_of, segment
+from vidseg.inference.video import FrameReader, read_video
+from vidseg.segmenter import VideoSegmenter
+
+
+def evaluate_videos(
+    model: VideoSegmenter,
+    sources: Sequence[str | Path],
+    *,
+    labels: Sequence[Path | str] = (),
+    flow: FlowEstimator | None = None,
+    device: torch.device | str | None = None,
+    sliding: tuple[Size, Size] | None = None,
+    max_frames: int | None = None,
+    observe: Observer | None = None,
+    progress: Progress | None = None,
+) -> Evaluation:
+    """Measure a model on videos that belong to no data set, one frame after the other.
+
+    Without labels it is measured how steady and how fast the model is, and not how right. A scene
+    cut empties the memory, and nothing is compared across it.
+
+    Args:
+        model: its classes are those of the labels.
+        sources: video files, or folders or globs of frames.
+        labels: for each source, or for none, a folder of label maps at the size of the frames: PNG
+            of class indices, 255 where void, named as the frame's image, or with the number of
+            the frame (from 0) at the end of the name. Frames without one are not scored.
+        flow: along which neighbouring frames are compared; None for no comparison.
+        device: where to run; default: where the model is. The model is moved there.
+        sliding: ((crop height, crop width), (stride height, stride width)); default whole image.
+        max_frames: only so many frames of each video, from its start.
+        observe: called with every frame and what was measured of it.
+        progress: called with the frames done and the frames in all.
+
+    Raises:
+        FileNotFoundError: a source, or a folder of labels, is missing.
+        ValueError: a source is no video or has no end, is given twice, or its labels do not fit.
+    """
+    if max_frames is not None and max_frames < 1:
+        raise ValueError(f"max_frames must be at least 1, got {max_frames}")
+    if labels and len(labels) != len(sources):
+        raise ValueError(
+            f"give as many folders of labels as videos, or none: got {len(labels)} for "
+            f"{len(sources)}"
+        )
+    readers = [read_video(source) for source in sources]
+    dataset = _described(model, readers, labels, max_frames)
+    scorer = Scorer(
+        dataset,
+        {video.name: range(len(video)) for video in dataset.videos},
+        motion=open_motion(flow, dataset),
+        observe=observe,
+        every_frame=True,
+    )
+    windows = None if sliding is None else SlidingWindow(model, *sliding)
+    done, passes_ms = 0, []
+    for video, reader in zip(dataset.videos, readers, strict=True):
+        results = segment(model, reader, device=device, sliding=windows, reset_on_cut=True)
+        with closing(results):
+            for frame in _observed(dataset, video, islice(results, len(video))):
+                scorer.add([frame])
+                passes_ms.append(frame.ms)
+                done += 1
+                if progress:
+                    progress(done, dataset.num_frames)
+    conventions = {
+        **dataset_conventions(dataset),
+        "run_as": "stream",
+        "scene_cuts": "the memory begins anew; nothing is compared across one",
+        "window_frames": model.window_length,
+        "image": sliding_name(sliding),
+        "precision": "fp32",
+        "device": next((p.device.type for p in model.parameters()), "cpu"),
+    }
+    timed = passes_ms[1:] or passes_ms  # the first pass pays for the warm-up
+    return scorer.evaluation(conventions, sum(timed) / len(timed))
+
+
+def _described(
+    model: VideoSegmenter,
+    readers: Sequence[FrameReader],
+    labels: Sequence[Path | str],
+    max_frames: int | None,
+) -> VideoDataset:
+    """The videos as a data set, so that they are scored as one."""
+    names = _names([reader.name for reader in readers])
+    videos = []
+    for i, reader in enumerate(readers):
+        if reader.is_live or reader.num_frames is None:
+            raise ValueError(f"{reader.name} has no end; record it to a file first")
+        length = min(reader.num_frames, max_frames or reader.num_frames)
+        files = _label_files(Path(labels[i]), reader) if labels else {}
+        videos.append(
+            Video(
+                name=names[i],
+                frames=tuple(reader.files[:length]) or (Path(reader.name),) * length,
+                labels=tuple(files.get(index) for index in range(length)),
+                numbers=tuple(range(length)),
+                rate_hz=float(reader.fps),
+            )
+        )
+    classes, palette = classes_of(model)
+    return VideoDataset("plain video", videos, classes, palette)
+
+
+def _observed(
+    dataset: VideoDataset, video: Video, results: Iterator[FrameResult]
+) -> Iterator[Observed]:
+    for result in results:
+        file = video.labels[result.index]
+        truth = None if file is None else dataset.read_label(file)
+        if truth is not None and truth.shape != result.labels.shape:
+            raise ValueError(
+                f"{file} is {_px(truth)}, its frame is {_px(result.labels)}; labels of a plain "
+                "video must have the size of its frames"
+            )
+        yield Observed(
+            video, result.index, result.image, result.labels, truth, result.ms, result.is_cut
+        )
+
+
+def _label_files(folder: Path, reader: FrameReader) -> dict[int, Path]:
+    """Frame index -> label map, by the stem of the frame's image or the number in the name."""
+    if not folder.is_dir():
+        raise FileNotFoundError(f"no folder of labels at {folder}")
+    files = sorted(folder.glob("*.png"))
+    stems = {path.stem: index for index, path in enumerate(reader.files)}
+    found: dict[int, Path] = {}
+    for path in files:
+        number = re.search(r"(\d+)$", path.stem)
+        index = stems.get(path.stem) if stems else None if number is None else int(number[1])
+        if index is None or index >= (reader.num_frames or 0):
+            wanted = "the image of a frame" if stems else "a frame of it, by its last number"
+            raise ValueError(f"{path} names no frame of {reader.name}; it should name {wanted}")
+        if index in found:
+            raise ValueError(f"{path} and {found[index].name} name the same frame")
+        found[index] = path
+    if not found:
+        raise FileNotFoundError(f"{folder} holds no PNG of labels")
+    return found
+
+
+def _names(sources: list[str]) -> list[str]:
+    """Short names where they differ, else the sources themselves."""
+    twice = sorted({source for source in sources if sources.count(source) > 1})
+    if twice:
+        raise ValueError(f"{', '.join(twice)} is given twice")
+    short = [Path(source).stem or source for source in sources]
+    return short if len(set(short)) == len(short) else sources
+
+
+def _px(labels: np.ndarray) -> str:
+    return f"{labels.shape[1]}x{labels.shape[0]}"
