@@ -6,88 +6,22 @@ import base64
 import io
 import math
 import re
-from html.parser import HTMLParser
-from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from vidseg.data.clip import Video
-from vidseg.inference.evaluation import Evaluation, Observed
-from vidseg.metrics import ConfusionMatrix
+from pages import parsed
 from vidseg.report import Page, charts, html, pictures
-from vidseg.report.evaluation import Samples, evaluation_page
 
 PALETTE = np.array([(250, 0, 0), (0, 250, 0), (0, 0, 250)], np.uint8)
 CLASSES = ("road", "car <big>", "sky")
-VOID_ELEMENTS = {"meta", "img", "link", "br"}
-
-
-class Balanced(HTMLParser):
-    """Fails where tags do not close; lists what a page would fetch."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.sources: list[str] = []
-        self.ids: list[str] = []
-        self.tags: set[str] = set()
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.add(tag)
-        self.sources += [value or "" for name, value in attrs if name in ("src", "href")]
-        self.ids += [value or "" for name, value in attrs if name == "id"]
-        if tag not in VOID_ELEMENTS:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag, attrs):
-        self.tags.add(tag)
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-
-def parsed(text: str) -> Balanced:
-    parser = Balanced()
-    parser.feed(text)
-    parser.close()
-    assert parser.open == []
-    return parser
 
 
 def picture_of(fragment: str) -> np.ndarray:
     encoded = re.search(r"base64,([^\"]+)", fragment)
     assert encoded is not None
     return np.array(Image.open(io.BytesIO(base64.b64decode(encoded[1]))).convert("RGB"))
-
-
-def evaluation() -> Evaluation:
-    matrix = ConfusionMatrix(3)
-    matrix.update(np.array([0, 0, 1, 1]), np.array([0, 1, 1, 255]))
-    return Evaluation(
-        CLASSES, PALETTE, matrix, {"a": matrix}, {"data": "street/val", "void": "ignored"}, 4, 2.5
-    )
-
-
-def observed(index: int = 0, *, truth: bool = True) -> Observed:
-    video = Video("a & b", (Path("0.png"), Path("1.png")), (None, None), (10, 20))
-    labels = np.zeros((6, 8), np.uint8)
-    image = np.full((6, 8, 3), 90, np.uint8)
-    return Observed(video, index, image, labels, labels if truth else None)
-
-
-def test_a_page_is_whole_and_fetches_nothing(tmp_path):
-    page = evaluation_page("tmanet", evaluation(), [observed()], command="vidseg evaluate x")
-    page.write(tmp_path / "report.html")
-    text = (tmp_path / "report.html").read_text(encoding="utf-8")
-    seen = parsed(text)
-    assert all(source.startswith("data:") for source in seen.sources)
-    assert "script" not in seen.tags
-    assert "http" not in re.sub(r"base64,[^\"]+", "", text)
-    assert "prefers-color-scheme: dark" in text
-    assert 'name="viewport"' in text
-    assert [path.name for path in tmp_path.iterdir()] == ["report.html"]
 
 
 def test_text_is_escaped_once():
@@ -100,10 +34,15 @@ def test_text_is_escaped_once():
     assert "&amp;lt;" not in text
 
 
-def test_tables_show_absent_values_and_mark_the_best():
-    text = html.table(("model", "IoU"), [("a", 0.5), ("b", float("nan"))], best={1: "max"})
-    assert '<td class="best">0.500</td>' in text
-    assert "<td>-</td>" in text
+def test_tables_show_absent_values_and_words_to_the_left():
+    rows = [("a", 0.5, "x"), ("b", math.nan, html.link("<y>", "m"))]
+    text = html.table(("model", "IoU", "why"), rows, words=("why",))
+    assert re.findall(r"<td[^>]*>.*?</td>", text) == [
+        "<td>0.500</td>",
+        '<td class="words">x</td>',
+        "<td>-</td>",
+        '<td class="words"><a href="#m">&lt;y&gt;</a></td>',
+    ]
     with pytest.raises(ValueError, match="a row must have 2 values, got 1"):
         html.table(("model", "IoU"), [("a",)])
 
@@ -243,15 +182,21 @@ def test_pictures_stay_below_their_share_of_a_page():
     assert picture_of(text).shape == (240, 240, 3)
 
 
-def test_samples_are_spread_evenly_over_the_scored_frames():
-    samples = Samples(num_scored=10, wanted=2)
-    for index in range(10):
-        samples(observed(truth=False))
-        samples(observed(index % 2))
-    assert len(samples.kept) == 2
-    few = Samples(num_scored=1, wanted=6)
-    few(observed())
-    assert len(few.kept) == 1
+def test_a_class_table_has_a_bar_behind_each_figure():
+    text = html.class_table(CLASSES, PALETTE, {"IoU": [0.25, math.nan, 1.0], "TC": [0.5, 0.5, 0.5]})
+    parsed(text)
+    assert re.findall(r"<td[^>]*>[^<]*</td>", text)[:4] == [
+        '<td style="--share:25.0%">25.0</td>',
+        '<td style="--share:50.0%">50.0</td>',
+        "<td>-</td>",
+        '<td style="--share:50.0%">50.0</td>',
+    ]
+
+
+def test_settings_are_shown_as_they_were_given():
+    text = html.facts({"scales": [1.0, 0.75], "flip": False, "stride_px": None})
+    assert re.findall(r"<dd>([^<]*)</dd>", text) == ["1, 0.75", "no", "-"]
+    assert "stride px" in text
 
 
 def test_percent_is_for_people():

@@ -85,7 +85,8 @@ def curves(
     ]
     if not known:
         return paragraph(f"No {y_name} yet.")
-    x_low, x_high = min(x for x, _ in known), max(x for x, _ in known)
+    places = [x for points in series.values() for x, _ in points]
+    x_low, x_high = min(places), max(places)
     lowest, highest = min(y for _, y in known), max(y for _, y in known)
     y_ticks = ticks(0.0 if from_zero else lowest, highest)
     y_low, y_high = min(lowest, y_ticks[0]), max(highest, y_ticks[-1])
@@ -109,11 +110,12 @@ def curves(
     band = "; the band reaches from the lowest to the highest frame" if many else ""
     key = _key(series) if len(series) > 1 else ""
     return Html(
-        f'{key}<figure class="curves"><div class="chart" style="--lanes:{lanes}">'
+        f'{key}<figure class="curves">'
+        f"<figcaption>{escape(y_name)}, over {escape(x_name)}{band}</figcaption>"
+        f'<div class="chart" style="--lanes:{lanes}">'
         f'<svg viewBox="0 0 1000 100" preserveAspectRatio="none" role="img" '
         f'aria-label="{escape(said)}">{grid}{drawn}</svg>'
-        f'<div aria-hidden="true">{labels}</div>{buttons}</div>'
-        f"<figcaption>{escape(y_name)} over {escape(x_name)}{band}</figcaption></figure>"
+        f'<div aria-hidden="true">{labels}</div>{buttons}</div></figure>'
     )
 
 

@@ -5,7 +5,7 @@ A page is a list of fragments. Every fragment function takes plain values, escap
 """
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -72,6 +72,11 @@ def paragraph(text: str) -> Html:
     return Html(f"<p>{escape(text)}</p>")
 
 
+def heading(text: str) -> Html:
+    """A heading within a section."""
+    return Html(f"<h3>{escape(text)}</h3>")
+
+
 def bullets(items: Iterable[str]) -> Html:
     """Plain texts as a list."""
     return Html("<ul>" + "".join(f"<li>{escape(item)}</li>" for item in items) + "</ul>")
@@ -83,7 +88,10 @@ def code(text: str) -> Html:
 
 
 def table(
-    columns: Sequence[str], rows: Iterable[Sequence[Any]], *, best: Mapping[int, str] | None = None
+    columns: Sequence[str],
+    rows: Iterable[Sequence[Any]],
+    *,
+    words: Collection[str] = (),
 ) -> Html:
     """A table whose first column names the row.
 
@@ -91,7 +99,7 @@ def table(
         columns: headings.
         rows: one value per column: text as it is, floats with three significant places, None or
             NaN as "-", `Html` unchanged.
-        best: column -> "max" or "min": the best value of that column is set bold.
+        words: columns of text, which stand to the left; figures stand to the right.
 
     Raises:
         ValueError: a row has another length than `columns`.
@@ -100,16 +108,15 @@ def table(
     for row in rows:
         if len(row) != len(columns):
             raise ValueError(f"a row must have {len(columns)} values, got {len(row)}: {row}")
-    bold = {
-        column: _best([row[column] for row in rows], kind) for column, kind in (best or {}).items()
-    }
-    head = "".join(f'<th scope="col">{escape(name)}</th>' for name in columns)
+    kinds = [' class="words"' if name in words else "" for name in columns]
+    head = "".join(
+        f'<th scope="col"{kind}>{escape(name)}</th>'
+        for name, kind in zip(columns, kinds, strict=True)
+    )
     body = ""
-    for row in rows:
-        first, *rest = row
+    for first, *rest in rows:
         cells = "".join(
-            f"<td{_bold(value, bold.get(column))}>{_cell(value)}</td>"
-            for column, value in enumerate(rest, start=1)
+            f"<td{kind}>{_cell(value)}</td>" for value, kind in zip(rest, kinds[1:], strict=True)
         )
         body += f'<tr><th scope="row">{_cell(first)}</th>{cells}</tr>'
     return Html(
@@ -150,9 +157,9 @@ def link(text: str, target: str) -> Html:
 
 
 def facts(values: Mapping[str, Any]) -> Html:
-    """Names and values in two columns: the settings of a run."""
+    """Names and values in two columns: the settings of a run, numbers as they were given."""
     items = "".join(
-        f"<dt>{escape(name.replace('_', ' '))}</dt><dd>{escape(_shown(value))}</dd>"
+        f"<dt>{escape(name.replace('_', ' '))}</dt><dd>{escape(_setting(value))}</dd>"
         for name, value in values.items()
     )
     return Html(f"<dl>{items}</dl>")
@@ -275,24 +282,17 @@ def _shown(value: Any) -> str:
         return "yes" if value else "no"
     if isinstance(value, float):
         return f"{value:.3f}" if abs(value) < 10 else f"{value:,.1f}"
-    if isinstance(value, (list, tuple)):
-        return ", ".join(_shown(item) for item in value)
     return str(value)
+
+
+def _setting(value: Any) -> str:
+    if isinstance(value, (list, tuple)):
+        return ", ".join(_setting(item) for item in value)
+    return f"{value:g}" if isinstance(value, float) else _shown(value)
 
 
 def _cell(value: Any) -> str:
     return value if isinstance(value, Html) else escape(_shown(value))
-
-
-def _best(values: Sequence[Any], kind: str) -> float | None:
-    numbers = [v for v in values if isinstance(v, (int, float)) and not math.isnan(v)]
-    if not numbers:
-        return None
-    return max(numbers) if kind == "max" else min(numbers)
-
-
-def _bold(value: Any, best: float | None) -> str:
-    return ' class="best"' if best is not None and value == best else ""
 
 
 def _swatch(colour: np.ndarray) -> str:

@@ -36,12 +36,9 @@ def photo(image: np.ndarray, alt: str, *, quality: int = 82) -> Html:
     from PIL import Image
 
     def shrunk(divisor: int) -> Image.Image:
-        picture = Image.fromarray(image)
-        side = MAX_SIDE_PX // divisor
-        picture.thumbnail((side, side), Image.Resampling.LANCZOS)
-        return picture
+        return Image.fromarray(shrink_image(image, divisor))
 
-    return _embedded(shrunk, alt, "JPEG", quality=quality, optimize=True)
+    return _embedded(shrunk, alt, "JPEG", quality=quality)
 
 
 def label_map(labels: np.ndarray, palette: np.ndarray, alt: str, *, void: int = 255) -> Html:
@@ -81,7 +78,7 @@ def marked_frame(image: np.ndarray | None, state: np.ndarray, alt: str) -> Html:
         return Image.fromarray(mark(image, shrink_state(state, divisor)))
 
     # Without chroma subsampling the marks keep their edges.
-    return _embedded(shrunk, alt, "JPEG", quality=80, optimize=True, subsampling=0)
+    return _embedded(shrunk, alt, "JPEG", quality=80, subsampling=0)
 
 
 def mark(image: np.ndarray | None, state: np.ndarray) -> np.ndarray:
@@ -102,10 +99,20 @@ def mark(image: np.ndarray | None, state: np.ndarray) -> np.ndarray:
     return painted
 
 
+def shrink_image(image: np.ndarray, divisor: int = 1) -> np.ndarray:
+    """An image whose sides fit `MAX_SIDE_PX // divisor`; a smaller one stays as it is."""
+    from PIL import Image
+
+    picture = Image.fromarray(image)
+    side = MAX_SIDE_PX // divisor
+    picture.thumbnail((side, side), Image.Resampling.LANCZOS)
+    return np.array(picture)
+
+
 def shrink_labels(labels: np.ndarray, divisor: int = 1) -> np.ndarray:
     """Every n-th pixel, so that both sides fit `MAX_SIDE_PX // divisor`; labels never blend."""
     step = _step(labels.shape, divisor)
-    return np.ascontiguousarray(labels[::step, ::step])
+    return labels[::step, ::step].copy()
 
 
 def shrink_state(state: np.ndarray, divisor: int = 1) -> np.ndarray:
@@ -116,8 +123,6 @@ def shrink_state(state: np.ndarray, divisor: int = 1) -> np.ndarray:
         divisor: both sides will fit `MAX_SIDE_PX // divisor`.
     """
     step = _step(state.shape, divisor)
-    if step == 1:
-        return state
     height, width = (math.ceil(side / step) for side in state.shape)
     padded = np.full((height * step, width * step), NOT_COMPARED, np.uint8)
     padded[: state.shape[0], : state.shape[1]] = state
