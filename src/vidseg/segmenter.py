@@ -206,6 +206,13 @@ class VideoSegmenter(nn.Module):
         """
         return {}
 
+    def distillable(self, fused: Feature) -> Tensor:
+        """The (N, D, h, w) map that a student copies from a teacher: what `decode` classifies.
+
+        By default the last leaf of `fused`.
+        """
+        return pytree.tree_leaves(fused)[-1]
+
     def window_frames(self, t: int) -> tuple[int, ...]:
         """The frame indices that frame `t` needs, oldest first, itself last."""
         return (t,)
@@ -240,7 +247,8 @@ class VideoSegmenter(nn.Module):
             frames: (B, T, 3, H, W) float, normalised by the model's card, in time order.
             memory: what an earlier call returned for the same streams; None starts new ones.
             readout: "all" frames, or only the "last" (earlier ones are then only remembered).
-            aux: also give the training outputs; by default in training mode.
+            aux: also give the training outputs; by default in training mode. Where it is True,
+                `aux["feature"]` is the map of `distillable` as well.
             context: what the method wants to know of the whole video (CFFM++'s prototypes), given
                 with the first chunk; the memory carries it on.
 
@@ -277,6 +285,8 @@ class VideoSegmenter(nn.Module):
         if self.training if aux is None else aux:
             fused = pytree.tree_map(lambda x: x.unflatten(0, split), flat)
             outputs = self.auxiliary(features, fused)
+        if aux:
+            outputs = {**outputs, "feature": self.distillable(flat).unflatten(0, split)}
         size = (frames.shape[-2], frames.shape[-1])
         return Segmentation(logits, outputs, size, self.align_corners), memory
 

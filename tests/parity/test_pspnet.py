@@ -10,28 +10,18 @@ from vidseg.weights import load_strictly
 
 def test_pspnet18(shared):
     case, expected = read_case(shared, "etc", "pspnet18")
-    model = vidseg.create("pspnet_r18", num_classes=19).eval()
-    official = state_dict(shared, case["state_dict"])
-    ours = {
-        (
-            "backbone." + k.replace("layer0.", "stem.")
-            if k.startswith("layer")
-            else k.replace("aux.", "auxiliary_head.")
-        ): v
-        for k, v in official.items()
-    }
-    load_strictly(model, ours)
+    model = vidseg.load_official("etc", state_dict(shared, case["state_dict"]))
     image = clip(shared, "etc/pspnet18/image", (1, 3, 97, 129))
     with torch.no_grad():
-        segmentation, _ = model.step(image)
-        aux = model(image[:, None], aux=True)[0].aux["auxiliary"][:, 0]
+        segmentation, _ = model(image[:, None], aux=True)
         stages = model.backbone(image)
         taps = {f"layer{i + 1}": stage for i, stage in enumerate(stages)}
         taps["layer0"] = model.backbone.maxpool(model.backbone.stem(image))
-        taps["fea"] = model.ppm(stages[-1])
+        taps["fea"] = segmentation.aux["feature"][:, 0]
         taps["logits_low"] = segmentation.logits[:, 0]
-        taps["aux_low"] = aux
+        taps["aux_low"] = segmentation.aux["auxiliary"][:, 0]
         taps["logits"] = segmentation.resize()[:, 0]
+    assert set(taps) == set(expected)
     for name, tap in taps.items():
         # The case's tolerance: 2e-4 of the largest value.
         atol = 2e-4 * float(expected[name].abs().max())

@@ -1,6 +1,7 @@
 """The published methods, one file a paper, and how they are made and loaded."""
 
 import inspect
+import logging
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -18,8 +19,13 @@ from vidseg.segmenter import VideoSegmenter
 from vidseg.suggest import did_you_mean
 from vidseg.weights import Card, load_file, read_checkpoint, state_dict_of
 
+log = logging.getLogger("vidseg.methods")
+
 METHODS: dict[str, Any] = {"fcn": FCN, "pspnet": PSPNet, "tmanet": TMANet}
 """family -> class; `create` takes family_variant."""
+
+OFFICIAL: dict[str, Any] = {"tmanet": TMANet, "etc": PSPNet}
+"""paper -> the class that its authors' checkpoints become; `load_official` takes the paper."""
 
 DEFAULT_WEIGHTS = "tmanet_mobilenetv2_camvid"
 """The name of the weights that `load` takes without a name."""
@@ -151,38 +157,55 @@ def load_official(
     """Load a checkpoint of a method's authors; sizes are inferred from the tensors.
 
     Args:
-        method: a family of METHODS whose authors published weights: "tmanet".
+        method: a paper of OFFICIAL: "tmanet", or "etc" (its students are PSPNets).
         source: the state dict, or the authors' file (with or without a wrapper around it).
         options: what tensors cannot tell: align_corners (tmanet).
 
     Returns:
-        The model in evaluation mode.
+        The model in evaluation mode. Keys that are no part of it are logged with the reason.
 
     Raises:
         ValueError: the method is unknown; keys are missing, unexpected or mis-shaped (all are
             listed); an option is required; the file is damaged or wants to run code.
         FileNotFoundError: there is no such file.
     """
-    official = [family for family, cls in METHODS.items() if hasattr(cls, "from_official")]
-    if method not in official:
+    if method not in OFFICIAL:
         raise ValueError(
-            f"no official checkpoints of {method!r} are known{did_you_mean(method, official)}"
+            f"no official checkpoints of {method!r} are known{did_you_mean(method, OFFICIAL)}"
         )
     content = source if isinstance(source, Mapping) else read_checkpoint(source)
-    model, arguments = METHODS[method].from_official(state_dict_of(content), **options)
-    model.card = _official_card(method, arguments, source)
+    tensors = state_dict_of(content)
+    model, arguments = OFFICIAL[method].from_official(tensors, **options)
+    for name, reason in dead_keys(method, tensors).items():
+        log.info("not used: %s (%s)", name, reason)
+    model.card = _official_card(OFFICIAL[method], arguments, source)
     return model.eval()
 
 
-def _official_card(method: str, arguments: dict[str, Any], source: Any) -> Card:
-    variants = METHODS[method].variants
+def dead_keys(method: str, tensors: dict[str, Tensor]) -> dict[str, str]:
+    """The keys of an authors' checkpoint that `load_official` leaves out.
+
+    Args:
+        method: a paper of OFFICIAL.
+        tensors: the state dict.
+
+    Returns:
+        key -> reason.
+    """
+    find = getattr(OFFICIAL[method], "dead_keys", None)
+    return find(tensors) if find else {}
+
+
+def _official_card(cls: Any, arguments: dict[str, Any], source: Any) -> Card:
+    family = next(family for family, known in METHODS.items() if known is cls)
+    variants = cls.variants
     variant = next(v for v, kept in variants.items() if kept["backbone"] == arguments["backbone"])
     origin = "a state dict" if isinstance(source, Mapping) else Path(source).name
-    classes = METHODS[method].official_classes.get(arguments["num_classes"], ClassSet((), ()))
+    classes = cls.official_classes.get(arguments["num_classes"], ClassSet((), ()))
     return Card(
         classes=classes.names,
         palette=classes.palette,
-        architecture=f"{method}_{variant}",
+        architecture=f"{family}_{variant}",
         options={k: v for k, v in arguments.items() if k != "backbone"},
         source=f"the authors' checkpoint, converted from {origin}",
     )
@@ -190,7 +213,9 @@ def _official_card(method: str, arguments: dict[str, Any], source: Any) -> Card:
 
 __all__ = [
     "METHODS",
+    "OFFICIAL",
     "create",
+    "dead_keys",
     "load",
     "load_official",
     "model_names",

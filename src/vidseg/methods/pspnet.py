@@ -5,16 +5,21 @@ ETC's ResNet-18, whose dilation sits on the second convolution of each block.
 """
 
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 from torch import Tensor, nn
 
 from vidseg.backbones.staged import StagedSegmenter, Stages
+from vidseg.classes import CAMVID, CITYSCAPES, ClassSet
 from vidseg.layers.pyramid import PyramidPooling
+from vidseg.weights import load_strictly
 
 
 class PSPNet(StagedSegmenter):
     """A backbone, pyramid pooling and a 3x3 head; no memory.
+
+    The pyramid is a part of the encoder: what a student copies from its teacher (`distillable`) is
+    the pooled map, 1024 channels for R18.
 
     Args:
         num_classes: C.
@@ -34,6 +39,9 @@ class PSPNet(StagedSegmenter):
         "mobilenetv2": {"backbone": "mobilenetv2", "channels": 256},
         "tiny": {"backbone": "resnet_tiny", "channels": 32, "auxiliary_channels": 16},
     }
+
+    # The authors' data sets, by number of classes.
+    official_classes: ClassVar[dict[int, ClassSet]] = {19: CITYSCAPES, 11: CAMVID}
 
     def __init__(
         self,
@@ -55,9 +63,52 @@ class PSPNet(StagedSegmenter):
         self.cls = _make_head(self.ppm.out_channels, channels, num_classes, dropout)
         self.auxiliary_head = _make_head(third, auxiliary_channels, num_classes, dropout)
 
+    def encode(self, frames: Tensor) -> Stages:
+        """(N, 3, H, W) -> stage 3 of the backbone and the pooled last stage."""
+        third, last = super().encode(frames)
+        return Stages(third, self.ppm(last))
+
     def decode(self, fused: Stages) -> Tensor:
         """-> (N, C, h, w) logits."""
-        return self.cls(self.ppm(fused.last))
+        return self.cls(fused.last)
+
+    @classmethod
+    def from_official(cls, tensors: dict[str, Tensor]) -> tuple[Self, dict[str, Any]]:
+        """Build the student that a checkpoint of ETC's authors holds.
+
+        Depth, classes and widths are read from the tensors: ETC is a way to train, and its student
+        is a PSPNet-18; a PSPNet-50 or -101 in semseg's layout loads as well.
+
+        Args:
+            tensors: the authors' state dict: `layer0` to `layer4`, `ppm`, `cls`, `aux`, with any of
+                the prefixes `module.` and `student.`; what `dead_keys` lists is left out.
+
+        Returns:
+            The model, and the arguments that it was made with.
+
+        Raises:
+            ValueError: keys are missing, unexpected or mis-shaped (all are listed).
+        """
+        dead = cls.dead_keys(tensors)
+        student = {_without_wrappers(k): value for k, value in tensors.items() if k not in dead}
+        options = _infer_options(student, len(dead))
+        model = cls(**options)
+        load_strictly(model, {_from_official_key(k): value for k, value in student.items()})
+        return model, options
+
+    @staticmethod
+    def dead_keys(tensors: dict[str, Tensor]) -> dict[str, str]:
+        """The keys of a training checkpoint that are no part of the student.
+
+        Args:
+            tensors: the authors' state dict.
+
+        Returns:
+            key -> reason.
+        """
+        return {
+            name: reason for word, reason in _DEAD_WORDS.items() for name in tensors if word in name
+        }
 
 
 def _make_head(in_channels: int, channels: int, num_classes: int, dropout: float) -> nn.Sequential:
@@ -68,3 +119,54 @@ def _make_head(in_channels: int, channels: int, num_classes: int, dropout: float
         nn.Dropout2d(dropout),
         nn.Conv2d(channels, num_classes, 1),
     )
+
+
+# What ETC's training saves beside the student, by a word in the key, as its own loader drops it.
+_DEAD_WORDS = {
+    "flow": "the optical flow network, used in training only",
+    "teacher": "the teacher, used in training only",
+    "criterion": "a loss, used in training only",
+}
+
+
+def _without_wrappers(name: str) -> str:
+    return ".".join(part for part in name.split(".") if part not in ("module", "student"))
+
+
+def _from_official_key(name: str) -> str:
+    part, _, rest = name.partition(".")
+    if part == "aux":
+        return f"auxiliary_head.{rest}"
+    if part == "layer0":
+        return f"backbone.stem.{rest}"
+    return f"backbone.{name}" if part.startswith("layer") else name
+
+
+def _infer_options(tensors: dict[str, Tensor], num_dead: int) -> dict[str, Any]:
+    """The arguments of the model that these tensors, under the authors' names, belong to."""
+    needed = ("layer0.0.weight", "cls.0.weight", "cls.4.weight", "aux.0.weight")
+    missing = [name for name in needed if name not in tensors]
+    if missing:
+        found = (
+            f"its first keys are {', '.join(list(tensors)[:3])}" if tensors else "nothing is left"
+        )
+        raise ValueError(
+            f"not a whole PSPNet of ETC's authors: there is no {', '.join(missing)}; {found}, "
+            f"{num_dead} keys of flow, teacher or criterion left out"
+        )
+    blocks = {name.split(".")[1] for name in tensors if name.startswith("layer3.")}
+    has_bottlenecks = "layer1.0.conv3.weight" in tensors
+    backbones = (
+        {6: "resnet50_semseg", 23: "resnet101_semseg"} if has_bottlenecks else {2: "resnet18_etc"}
+    )
+    if len(blocks) not in backbones:
+        raise ValueError(
+            f"the checkpoint has {len(blocks)} blocks in its third stage, wanted 2 (R18), 6 (R50) "
+            "or 23 (R101)"
+        )
+    return {
+        "num_classes": tensors["cls.4.weight"].shape[0],
+        "backbone": backbones[len(blocks)],
+        "channels": tensors["cls.0.weight"].shape[0],
+        "auxiliary_channels": tensors["aux.0.weight"].shape[0],
+    }
