@@ -18,6 +18,9 @@ from vidseg.inference.resampling import (
 )
 
 _REQUIRED = ("name", "figures", "classes", "videos", "conventions", "protocols")
+# What numpy and zipfile raise for a foreign or damaged file.
+_UNREADABLE = (ValueError, TypeError, OSError, EOFError, RuntimeError)
+_UNREADABLE += (zipfile.BadZipFile, zlib.error)
 _AGAIN = "evaluate again with `vidseg evaluate ... --out`"
 
 
@@ -63,7 +66,7 @@ def read_evaluation(folder: Path | str) -> SavedEvaluation:
     folder = Path(folder)
     record = _read_record(folder)
     conventions, protocols = record["conventions"], record["protocols"]
-    accuracy = protocols.get("accuracy") or {}
+    accuracy = protocols.get("accuracy", {})
     void = accuracy.get("void", conventions.get("void"))
     classes = tuple(record["classes"])
     counts = _read_counts(folder / "counts.npz", len(classes))
@@ -79,7 +82,7 @@ def read_evaluation(folder: Path | str) -> SavedEvaluation:
         videos=tuple(names[index] for index in order),
         figures=record["figures"],
         accuracy=accuracy,
-        consistency=protocols.get("consistency") or {},
+        consistency=protocols.get("consistency", {}),
         device=conventions.get("device"),
         sums={name: values[order] for name, values in sums.items()},
         num_pairs=counts["num_pairs"][order],
@@ -107,13 +110,19 @@ def _read_record(folder: Path) -> dict[str, Any]:
             f"{path} lacks {', '.join(missing)}: another program, or an older vidseg, wrote it; "
             f"{_AGAIN}"
         )
-    for name in _REQUIRED[1:]:
-        if not isinstance(record[name], dict):
-            raise ValueError(f"{name} in {path} must be an object; {_AGAIN}")
+    _check_objects(path, {name: record[name] for name in _REQUIRED[1:]})
+    protocols = record["protocols"].items()
+    _check_objects(path, {f"protocols.{name}": part for name, part in protocols})
     strange = [k for k, v in record["figures"].items() if not isinstance(v, float | int | None)]
     if strange:
         raise ValueError(f"{', '.join(strange)} in {path} must be a number or null; {_AGAIN}")
     return record
+
+
+def _check_objects(path: Path, parts: dict[str, Any]) -> None:
+    for name, part in parts.items():
+        if not isinstance(part, dict):
+            raise ValueError(f"{name} in {path} must be an object, got {part!r:.40}; {_AGAIN}")
 
 
 def _read_counts(path: Path, num_classes: int) -> dict[str, np.ndarray]:
@@ -124,7 +133,7 @@ def _read_counts(path: Path, num_classes: int) -> dict[str, np.ndarray]:
         # Opened here: numpy leaves a file open that turns out to be no archive.
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
             counts = {name: file[name] for name in file.files}
-    except (ValueError, TypeError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    except _UNREADABLE as error:
         raise ValueError(f"{path} is damaged or no npz of counts ({error}); {_AGAIN}") from None
     size, square = num_classes + 1, (num_classes, num_classes)
     shapes = {
