@@ -24,6 +24,7 @@ COMMANDS = {
     "segment": "vidseg.cli.segment",
     "train": "vidseg.cli.train",
     "evaluate": "vidseg.cli.evaluate",
+    "compare": "vidseg.cli.compare",
     "data": "vidseg.cli.data",
     "models": "vidseg.cli.models",
     "convert": "vidseg.cli.convert",
