@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from vidseg.training.config import (
+from vidseg.training.folder import prepare, resolve
+from vidseg.training.recipe import (
     differences,
     dump,
     flatten,
@@ -19,7 +20,6 @@ from vidseg.training.config import (
     recipes,
     validate,
 )
-from vidseg.training.folder import prepare, resolve
 
 RECIPE = {
     "model": {"name": "fcn_tiny"},

@@ -14,7 +14,7 @@ from torch import nn
 
 import vidseg.training.loop as loop_module
 import vidseg.training.step as step_module
-from vidseg.training.config import OptimiserConfig, load_config, override, validate
+from vidseg.training.config import OptimiserConfig
 from vidseg.training.folder import Metrics, read_metrics
 from vidseg.training.loop import NonFiniteLoss, train
 from vidseg.training.optimiser import (
@@ -23,6 +23,7 @@ from vidseg.training.optimiser import (
     set_training,
     update_average,
 )
+from vidseg.training.recipe import load_config, override, validate
 from vidseg.training.samples import StepSampler, open_source, training_snippets, window_fps
 from vidseg.training.schedule import polynomial_rate
 from vidseg.training.step import build_model, draw_seed
@@ -123,17 +124,18 @@ class Toy(nn.Module):
 
 
 def test_the_official_recipe_has_one_group() -> None:
-    groups, names = parameter_groups(Toy(), OptimiserConfig.model_validate({}))
+    module = nn.ModuleDict({"model": Toy()})
+    groups, names = parameter_groups(module, OptimiserConfig.model_validate({}))
     assert [(len(g["params"]), g["multiplier"], g["weight_decay"]) for g in groups] == [
         (8, 1, 5e-4)
     ]
-    assert sorted(names) == sorted(name for name, _ in Toy().named_parameters())
+    assert sorted(names) == sorted(name for name, _ in module.named_parameters())
 
 
 def test_groups_by_rate_and_decay() -> None:
     values = {"head_multiplier": 10, "decay_norm_and_bias": False, "weight_decay": 0.1}
     config = OptimiserConfig.model_validate(values)
-    model = Toy()
+    model = nn.ModuleDict({"model": Toy()})
     groups, names = parameter_groups(model, config)
     found = {}
     order = iter(names)
@@ -143,14 +145,14 @@ def test_groups_by_rate_and_decay() -> None:
             assert parameter is dict(model.named_parameters())[name]
             found[name] = group["multiplier"], group["weight_decay"]
     assert found == {
-        "backbone.0.weight": (1, 0.1),
-        "backbone.0.bias": (1, 0),
-        "backbone.1.weight": (1, 0),
-        "backbone.1.bias": (1, 0),
-        "head.0.weight": (10, 0),
-        "head.0.bias": (10, 0),
-        "head.1.weight": (10, 0.1),
-        "head.1.bias": (10, 0),
+        "model.backbone.0.weight": (1, 0.1),
+        "model.backbone.0.bias": (1, 0),
+        "model.backbone.1.weight": (1, 0),
+        "model.backbone.1.bias": (1, 0),
+        "model.head.0.weight": (10, 0),
+        "model.head.0.bias": (10, 0),
+        "model.head.1.weight": (10, 0.1),
+        "model.head.1.bias": (10, 0),
     }
 
 

@@ -64,8 +64,8 @@ def train(
         return _list_keys()
     if recipe is None:
         return _list_recipes()
-    from vidseg.training.config import read_recipe
     from vidseg.training.folder import resolve
+    from vidseg.training.recipe import read_recipe
 
     is_folder = resume and (Path(recipe) / "config.yaml").is_file()
     if out is None:
@@ -78,7 +78,7 @@ train.__doc__ = f"{inspect.cleandoc(train.__doc__ or '')}\n{EXAMPLES}"
 
 
 def _name(values: dict[str, Any], overrides: list[str] | None) -> str:
-    from vidseg.training.config import override
+    from vidseg.training.recipe import override
 
     return str(override(values, overrides or [])["name"])
 
@@ -121,7 +121,7 @@ def _figures(record: dict[str, Any]) -> str:
 
 def _list_recipes() -> None:
     from vidseg.cli.console import console
-    from vidseg.training.config import recipes
+    from vidseg.training.recipe import recipes
 
     console.print("Packaged recipes (vidseg train RECIPE):")
     for name, path in recipes().items():
@@ -131,7 +131,7 @@ def _list_recipes() -> None:
 
 def _list_keys() -> None:
     from vidseg.cli.console import console
-    from vidseg.training.config import known_keys
+    from vidseg.training.recipe import known_keys
 
     for key, meaning in known_keys().items():
         console.print(f"  {key:32} {meaning}", soft_wrap=True, markup=False)

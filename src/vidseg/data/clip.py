@@ -326,7 +326,8 @@ def snippets(dataset: VideoDataset, window: Window) -> list[Snippet]:
 
 
 @lru_cache(maxsize=4)
-def _permutation(seed: int, epoch: int, length: int) -> np.ndarray:
+def permutation(seed: int, epoch: int, length: int) -> np.ndarray:
+    """The order of `length` samples in an epoch."""
     # The 1 keeps this stream apart from the augmentation's, which is seeded [seed, number].
     return np.random.default_rng([seed, epoch, 1]).permutation(length)
 
@@ -381,7 +382,7 @@ class ClipDataset(torch.utils.data.Dataset[Sample]):
             raise IndexError(f"sample numbers start at 0, got {number}")
         epoch, place = divmod(number, len(self.snippets))
         if self.shuffle:
-            place = int(_permutation(self.seed, epoch, len(self.snippets))[place])
+            place = int(permutation(self.seed, epoch, len(self.snippets))[place])
         return self.snippets[place]
 
     def __getitem__(self, number: int) -> Sample:

@@ -10,11 +10,14 @@ from typing import Literal
 import numpy as np
 import torch
 
+from vidseg.data.placement import Placement, mirror, scaling, shift
 from vidseg.segmenter import IGNORE
 from vidseg.weights import IMAGENET_MEAN, IMAGENET_STD, Card
 
 RGB = tuple[float, float, float]
 MAX_REDRAWS = 10
+# Side of the Gaussian blur of semseg's and ETC's pipeline; its sigma is OpenCV's own for it.
+BLUR_PX = 5
 
 
 def opencv() -> ModuleType:
@@ -114,18 +117,23 @@ def is_varied(labels: np.ndarray, max_class_share: float) -> bool:
 class TrainTransform:
     """Random resize, crop, flip and photometric noise; one geometric draw for the whole clip.
 
-    TMANet's published training pipeline. Photometric noise is drawn once per clip; TMANet's
-    authors draw it for each frame (`photometric="frame"`), which shakes the memory.
+    TMANet's published training pipeline; with `rotation`, `blur` and `padding`, semseg's, which
+    is ETC's. Photometric noise is drawn once per clip; TMANet's authors draw it for each frame
+    (`photometric="frame"`), which shakes the memory.
 
     Attributes:
-        crop: (H, W) of the result; smaller images are padded at the bottom and right, frames
-            with 0 after normalisation, labels with 255. Larger than any image: no crop at all.
+        crop: (H, W) of the result; smaller images are padded, frames with 0 after normalisation,
+            labels with 255. Larger than any image: no crop at all.
         base_size: (W, H) that the random ratio refers to; None for the image's own size.
         scale: range of the random ratio; (1.0, 1.0) for none.
         max_class_share: a crop is redrawn, up to 10 times, while one class fills this share of
             the label pixels that count, or is alone; 1.0 takes every crop.
         flip: probability of a horizontal flip.
         photometric: noise per "clip", per "frame" or "none".
+        rotation: largest angle in degrees; drawn for every other clip, 0 for none. Corners are
+            filled with the mean colour and 255.
+        blur: probability of a Gaussian blur of 5 x 5 px.
+        padding: smaller images go to the "start" of the crop (top left) or its "centre".
         mean: RGB, on the 0..255 scale.
         std: RGB, on the 0..255 scale.
     """
@@ -136,6 +144,9 @@ class TrainTransform:
     max_class_share: float = 0.75
     flip: float = 0.5
     photometric: Literal["clip", "frame", "none"] = "clip"
+    rotation: float = 0.0
+    blur: float = 0.0
+    padding: Literal["start", "centre"] = "start"
     mean: RGB = IMAGENET_MEAN
     std: RGB = IMAGENET_STD
 
@@ -155,6 +166,13 @@ class TrainTransform:
             raise ValueError(
                 f'photometric must be "clip", "frame" or "none", got {self.photometric!r}'
             )
+        if not 0 <= self.rotation <= 180 or not 0 <= self.blur <= 1:
+            raise ValueError(
+                "rotation must lie in [0, 180] degrees and blur in [0, 1], "
+                f"got {self.rotation} and {self.blur}"
+            )
+        if self.padding not in ("start", "centre"):
+            raise ValueError(f'padding must be "start" or "centre", got {self.padding!r}')
 
     def __call__(
         self, frames: Sequence[np.ndarray], label: np.ndarray, rng: np.random.Generator
@@ -172,33 +190,72 @@ class TrainTransform:
         Raises:
             ValueError: frames and label differ in size, or are not uint8.
         """
+        clip, target, _ = self.place(frames, label, rng)
+        return clip, target
+
+    def place(
+        self, frames: Sequence[np.ndarray], label: np.ndarray, rng: np.random.Generator
+    ) -> tuple[torch.Tensor, torch.Tensor, Placement]:
+        """As calling it, and where the crop lies in the frames."""
         check_clip(frames, label)
-        frames, label = self._resize(frames, label, rng)
+        frames, label, matrix = self._resize(frames, label, rng)
+        frames, label, turn = self._rotate(frames, label, rng)
+        if self.blur and rng.random() < self.blur:
+            blur = opencv().GaussianBlur
+            frames = [blur(frame, (BLUR_PX, BLUR_PX), 0) for frame in frames]
         rows, columns = self._crop(label, rng)
         frames, label = [frame[rows, columns] for frame in frames], label[rows, columns]
+        matrix = matrix @ turn @ shift(columns.start, rows.start)
+        height, width = label.shape
         if rng.random() < self.flip:
             frames, label = [frame[:, ::-1] for frame in frames], label[:, ::-1]
+            matrix = matrix @ mirror(width)
         if self.photometric == "clip":
             noise = Photometric.draw(rng)
             frames = [noise(np.ascontiguousarray(frame)) for frame in frames]
         elif self.photometric == "frame":
             frames = [Photometric.draw(rng)(np.ascontiguousarray(frame)) for frame in frames]
-        height, width = label.shape
+        top, left = (
+            (side - filled) // 2 if self.padding == "centre" else 0
+            for side, filled in zip(self.crop, (height, width), strict=True)
+        )
+        inside = slice(top, top + height), slice(left, left + width)
         clip = torch.zeros(len(frames), 3, *self.crop)
-        clip[:, :, :height, :width] = normalise(frames, self.mean, self.std)
+        clip[:, :, *inside] = normalise(frames, self.mean, self.std)
         target = torch.full(self.crop, IGNORE, dtype=torch.int64)
-        target[:height, :width] = torch.from_numpy(label.astype(np.int64))
-        return clip, target
+        target[inside] = torch.from_numpy(label.astype(np.int64))
+        return clip, target, Placement(matrix @ shift(-left, -top), self.crop)
 
     def _resize(
         self, frames: Sequence[np.ndarray], label: np.ndarray, rng: np.random.Generator
-    ) -> tuple[list[np.ndarray], np.ndarray]:
+    ) -> tuple[list[np.ndarray], np.ndarray, np.ndarray]:
         ratio = rng.uniform(*self.scale)
         width, height = self.base_size or label.shape[::-1]
         # A ratio that leaves less than a pixel still leaves a pixel.
         box = max(int(height * ratio), 1), max(int(width * ratio), 1)
-        size = size_within(label.shape, box)
-        return [resize_image(frame, size) for frame in frames], resize_labels(label, size)
+        before = label.shape[0], label.shape[1]
+        size = size_within(before, box)
+        resized = [resize_image(frame, size) for frame in frames]
+        return resized, resize_labels(label, size), scaling(before, size)
+
+    def _rotate(
+        self, frames: Sequence[np.ndarray], label: np.ndarray, rng: np.random.Generator
+    ) -> tuple[Sequence[np.ndarray], np.ndarray, np.ndarray]:
+        if not self.rotation or rng.random() >= 0.5:
+            return frames, label, np.eye(3)
+        cv2 = opencv()
+        height, width = label.shape
+        angle = rng.uniform(-self.rotation, self.rotation)
+        turn = cv2.getRotationMatrix2D((width / 2, height / 2), angle, 1)
+        mean = tuple(round(value) for value in self.mean)
+        turned = [
+            cv2.warpAffine(frame, turn, (width, height), flags=cv2.INTER_LINEAR, borderValue=mean)
+            for frame in frames
+        ]
+        label = cv2.warpAffine(
+            label, turn, (width, height), flags=cv2.INTER_NEAREST, borderValue=IGNORE
+        )
+        return turned, label, np.linalg.inv(np.vstack([turn, [0, 0, 1]]))
 
     def _crop(self, label: np.ndarray, rng: np.random.Generator) -> tuple[slice, slice]:
         spans = self._draw_crop(label, rng)

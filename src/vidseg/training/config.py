@@ -1,16 +1,8 @@
-"""What a training run is: one validated value, read from a YAML recipe and the command line."""
+"""What a training run is: one validated value."""
 
-import re
-from collections.abc import Mapping, Sequence
-from difflib import get_close_matches
-from importlib import resources
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
-
-from vidseg.suggest import did_you_mean
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 Positive = Annotated[int, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -58,6 +50,29 @@ class Source(Part):
     options: dict[str, Any] = Field({}, description="further arguments of open_dataset")
 
 
+class NeighboursConfig(Part):
+    """Which frames near the labelled one come along, for temporal and distillation losses."""
+
+    offsets: tuple[int, ...] = Field(
+        (-3, -2, -1, 1, 2, 3),
+        description="distances in frames, one drawn for each sample; ETC's authors never draw -3",
+    )
+    triplet: bool = Field(
+        False, description="the frames before and after, at a drawn distance, instead of one"
+    )
+    video: Source | None = Field(
+        None,
+        description="unlabelled video to take frames and motion from, beside the labelled frames",
+    )
+
+    @field_validator("offsets")
+    @classmethod
+    def _are_distances(cls, value: tuple[int, ...]) -> tuple[int, ...]:
+        if not value or 0 in value:
+            raise ValueError("offsets must be distances in frames other than 0")
+        return value
+
+
 class DataConfig(Source):
     """Training samples: where from, which memory frames, how augmented."""
 
@@ -75,6 +90,16 @@ class DataConfig(Source):
     flip: Share = Field(0.5, description="probability of a mirrored clip")
     photometric: Literal["clip", "frame", "none"] = Field(
         "clip", description="one draw of colour changes for the clip, for each frame, or none"
+    )
+    rotation: Annotated[float, Field(ge=0, le=180)] = Field(
+        0.0, description="largest angle in degrees; every other sample is turned"
+    )
+    blur: Share = Field(0.0, description="probability of a Gaussian blur of 5x5 px")
+    padding: Literal["start", "centre"] = Field(
+        "start", description="where an image smaller than the crop goes"
+    )
+    neighbours: NeighboursConfig | None = Field(
+        None, description="frames near the labelled one; loss.temporal and distillation need them"
     )
     mean: Triple | None = Field(None, description="RGB, 0..255; the model's card by default")
     std: Triple | None = Field(None, description="RGB, 0..255; the model's card by default")
@@ -102,14 +127,88 @@ class ValidationConfig(Part):
     samples: Annotated[int, Field(ge=0)] = Field(3, description="overlays to write")
 
 
+class TemporalConfig(Part):
+    """ETC's motion-guided temporal loss; see vidseg.losses.temporal_loss."""
+
+    weight: Rate = Field(0.1, description="of the term")
+    on: Literal["logits", "probabilities"] = Field(
+        "logits", description="what is compared: as ETC's code, or as its paper"
+    )
+    colour: Literal["signed-sum", "absolute-sum"] = Field(
+        "signed-sum", description="colour differences of the mask: as ETC's code, or its paper"
+    )
+    occlusion: bool = Field(
+        False, description="leave out pixels whose flow there and back disagree"
+    )
+    flow: str = Field("dis", description="dis, dis-fast, dis-ultrafast, raft-small, raft-large")
+    flow_weights: str | None = Field(None, description="file of RAFT's weights; the hub's if none")
+    flow_cache: str | None = Field(None, description="folder in which flow is kept between epochs")
+
+
+class DistillationConfig(Part):
+    """What a per-frame student copies from a larger teacher; see vidseg.losses.distillation."""
+
+    teacher: str = Field(description="weights or run folder, as vidseg.load takes it")
+    precision: Literal["fp32", "bf16", "fp16"] = Field("fp32", description="of the teacher")
+    precomputed: str | None = Field(
+        None, description="folder for the teacher's scores of whole frames: it then runs once only"
+    )
+    pixel: Rate = Field(0.0, description="weight: class probabilities of each pixel")
+    temperature: Annotated[float, Field(gt=0)] = Field(1.0, description="of these probabilities")
+    pair_wise: Rate = Field(0.0, description="weight: likeness of the pixels of a frame")
+    pair_wise_frames: Rate = Field(0.0, description="weight: likeness across two frames (PF)")
+    affinity: Literal["cosine", "swapped-norms"] = Field(
+        "cosine", description="of PF: as ETC's paper, or as its code"
+    )
+    multi_frame: Rate = Field(0.0, description="weight: what a ConvLSTM keeps of the frames (MF)")
+    multi_frame_of: Literal["similarity", "channels"] = Field(
+        "similarity", description="what the ConvLSTM reads of each frame"
+    )
+    multi_frame_limit: Annotated[float, Field(gt=0)] = Field(
+        1.0, description="the ConvLSTM's weights are clipped to +- this after each step"
+    )
+    enlarging: Rate = Field(
+        0.1, description="weight, within multi_frame, of the term against its collapse"
+    )
+
+    @model_validator(mode="after")
+    def _is_complete(self) -> "DistillationConfig":
+        if not (self.pixel or self.pair_wise or self.pair_wise_frames or self.multi_frame):
+            raise ValueError(
+                "loss.distillation needs a weight above 0 for pixel, pair_wise, pair_wise_frames "
+                "or multi_frame"
+            )
+        if self.precomputed is not None and (self.pair_wise or self.multi_frame):
+            raise ValueError(
+                "loss.distillation.precomputed keeps the teacher's scores, not its features, "
+                "which pair_wise and multi_frame compare; leave one or the other out"
+            )
+        return self
+
+
+class OhemConfig(Part):
+    """Online hard example mining; see vidseg.losses.segmentation.ohem_cross_entropy."""
+
+    threshold: Share = Field(0.7, description="pixels whose true class has at most this count")
+    min_kept: Annotated[int, Field(ge=0)] = Field(100_000, description="pixels kept at least")
+    auxiliary: bool = Field(False, description="also of the auxiliary heads")
+
+
 class LossConfig(Part):
-    """Cross entropy of the main and the auxiliary head."""
+    """Cross entropy of the main and the auxiliary head, and what is added to it."""
 
     aux_weight: Rate = Field(0.4, description="weight of each auxiliary head's loss")
     average: Literal["valid", "all"] = Field(
         "valid", description="all: ignored pixels count in the denominator (official TMANet)"
     )
     class_weights: tuple[float, ...] | None = Field(None, description="one number per class")
+    ohem: OhemConfig | None = Field(None, description="count the hard pixels alone")
+    temporal: TemporalConfig | None = Field(
+        None, description="the motion-guided temporal loss of ETC; needs data.neighbours"
+    )
+    distillation: DistillationConfig | None = Field(
+        None, description="what is copied from a teacher; needs data.neighbours"
+    )
 
 
 class OptimiserConfig(Part):
@@ -179,11 +278,28 @@ class TrainingConfig(Part):
     )
 
     @model_validator(mode="after")
-    def _batch_divides(self) -> "TrainingConfig":
+    def _fits(self) -> "TrainingConfig":
         if self.batch_size % self.accumulate:
             raise ValueError(
                 f"batch_size={self.batch_size} is the number of samples per optimiser step; it "
                 f"must be a multiple of accumulate={self.accumulate}"
+            )
+        distillation, near = self.loss.distillation, self.data.neighbours
+        asks = self.loss.temporal or distillation
+        if asks and near is None:
+            raise ValueError(
+                "loss.temporal and loss.distillation compare neighbouring frames; set "
+                "data.neighbours, such as data.neighbours={}"
+            )
+        if distillation and distillation.multi_frame and near and not near.triplet:
+            raise ValueError(
+                "loss.distillation.multi_frame reads a frame before and one after; set "
+                "data.neighbours.triplet=true"
+            )
+        if near is not None and not asks:
+            raise ValueError(
+                "data.neighbours brings frames that nothing uses; set loss.temporal or "
+                "loss.distillation, or leave it out"
             )
         return self
 
@@ -196,214 +312,3 @@ class TrainingConfig(Part):
             split=theirs.split,
             options=ours.options if theirs.options is None else theirs.options,
         )
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML 1.2's numbers and booleans: 1e-4 is a float, `no` and `on` are words, 010 is ten."""
-
-    yaml_implicit_resolvers = {  # noqa: RUF012
-        first: [(tag, pattern) for tag, pattern in resolvers if "value" not in tag]
-        for first, resolvers in {
-            key: [r for r in value if r[0].rsplit(":", 1)[-1] not in ("bool", "int", "float")]
-            for key, value in yaml.SafeLoader.yaml_implicit_resolvers.items()
-        }.items()
-    }
-
-    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        twice = {key for key in keys if keys.count(key) > 1}
-        if twice:
-            raise ValueError(f"line {node.start_mark.line + 1}: {sorted(twice)[0]!r} occurs twice")
-        return super().construct_mapping(node, deep)
-
-
-for _tag, _pattern, _first in (
-    ("bool", r"true|True|TRUE|false|False|FALSE", "tTfF"),
-    ("int", r"[-+]?[0-9]+", "-+0123456789"),
-    (
-        "float",
-        r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
-        "-+.0123456789",
-    ),
-):
-    _Loader.add_implicit_resolver(
-        f"tag:yaml.org,2002:{_tag}", re.compile(f"^(?:{_pattern})$"), list(_first)
-    )
-_Loader.add_constructor("tag:yaml.org,2002:int", lambda _, node: int(node.value))
-_Loader.add_constructor(
-    "tag:yaml.org,2002:float",
-    lambda _, node: float(node.value.lower().replace(".inf", "inf").replace(".nan", "nan")),
-)
-
-
-def parse_yaml(text: str) -> Any:
-    """Read YAML with the numbers and booleans of YAML 1.2.
-
-    Args:
-        text: the document.
-
-    Returns:
-        Plain values; `1e-4` is a float, `no` a word.
-
-    Raises:
-        ValueError: not YAML, or a key occurs twice; names the line.
-
-    Example:
-        >>> parse_yaml("{lr: 1e-4, photometric: no}")
-        {'lr': 0.0001, 'photometric': 'no'}
-    """
-    try:
-        return yaml.load(text, Loader=_Loader)
-    except yaml.YAMLError as error:
-        raise ValueError(f"not YAML: {' '.join(str(error).split())}") from error
-
-
-def recipes() -> dict[str, Path]:
-    """The packaged recipes: name -> file."""
-    folder = Path(str(resources.files("vidseg") / "recipes"))
-    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
-
-
-def read_recipe(recipe: str | Path) -> dict[str, Any]:
-    """Read a recipe.
-
-    Args:
-        recipe: name of a packaged recipe, or path of a YAML file.
-
-    Returns:
-        The values as they stand in the file, not yet validated.
-
-    Raises:
-        FileNotFoundError: neither a packaged recipe nor a file.
-        ValueError: the file is not a YAML mapping.
-    """
-    path = recipes().get(str(recipe), Path(recipe))
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"no recipe {str(recipe)!r}: neither a packaged recipe nor a file"
-            + did_you_mean(str(recipe), recipes())
-        )
-    try:
-        values = parse_yaml(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
-    if not isinstance(values, Mapping):
-        raise ValueError(f"{path} must be a mapping of keys to values, got {type(values).__name__}")
-    return {"name": path.stem, **values}
-
-
-def override(values: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
-    """Set `key.sub=value` words over the values of a recipe.
-
-    Args:
-        values: nested mappings.
-        overrides: words such as "optimiser.lr=1e-3"; the value is read as YAML.
-
-    Returns:
-        A new mapping; `values` stays as it is.
-
-    Raises:
-        ValueError: a word is not key=value, or goes below something that has no keys.
-    """
-    result = {**values}
-    for word in overrides:
-        path, equals, text = word.partition("=")
-        keys = path.split(".")
-        if not equals or not all(keys):
-            raise ValueError(f"overrides are key=value or key.sub=value, got {word!r}")
-        level = result
-        for key in keys[:-1]:
-            below = level.get(key)
-            if below is not None and not isinstance(below, Mapping):
-                raise ValueError(f"{word!r}: {key} is {below!r} and has no keys below it")
-            level[key] = {**(below or {})}
-            level = level[key]
-        level[keys[-1]] = parse_yaml(text)
-    return result
-
-
-def validate(values: Mapping[str, Any]) -> TrainingConfig:
-    """Check the values of a recipe and make the config.
-
-    Args:
-        values: nested mappings, as `read_recipe` and `override` give them.
-
-    Returns:
-        The config.
-
-    Raises:
-        ValueError: names every wrong key with the closest right one, and every wrong value.
-    """
-    try:
-        return TrainingConfig.model_validate(values)
-    except ValidationError as error:
-        raise ValueError("\n".join(dict.fromkeys(map(_explain, error.errors())))) from None
-
-
-def load_config(recipe: str | Path, overrides: Sequence[str] = ()) -> TrainingConfig:
-    """The config of a recipe with overrides; errors as `read_recipe`, `override`, `validate`."""
-    return validate(override(read_recipe(recipe), overrides))
-
-
-def dump(config: TrainingConfig) -> str:
-    """The config as YAML that `load_config` reads back to an equal config."""
-    values = config.model_dump(mode="json")
-    return yaml.dump(values, sort_keys=False, default_flow_style=None, allow_unicode=True)
-
-
-def differences(before: TrainingConfig, after: TrainingConfig) -> dict[str, tuple[Any, Any]]:
-    """Which values differ: "optimiser.lr" -> (value before, value after)."""
-    ours, theirs = flatten(before.model_dump()), flatten(after.model_dump())
-    keys = dict.fromkeys([*ours, *theirs])
-    return {
-        key: (ours.get(key), theirs.get(key)) for key in keys if ours.get(key) != theirs.get(key)
-    }
-
-
-def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested mappings as one: {"a": {"b": 1}} -> {"a.b": 1}."""
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        if isinstance(value, Mapping) and value:
-            flat |= flatten(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat
-
-
-def known_keys(part: type[BaseModel] = TrainingConfig, prefix: str = "") -> dict[str, str]:
-    """Every key of the config, "optimiser.lr", and what it is."""
-    keys: dict[str, str] = {}
-    for name, field in part.model_fields.items():
-        kind = field.annotation
-        if isinstance(kind, type) and issubclass(kind, Part):
-            keys |= known_keys(kind, f"{prefix}{name}.")
-        else:
-            keys[f"{prefix}{name}"] = field.description or ""
-    return keys
-
-
-def _explain(error: Any) -> str:
-    where = ".".join(str(part) for part in error["loc"] if not str(part).startswith("literal["))
-    where = where.replace(".DrawnMemory", "")
-    if error["type"] == "extra_forbidden":
-        return f"unknown key {where!r}{_closest_key(where)}"
-    if error["type"] == "missing":
-        return f"the recipe lacks {where!r} ({known_keys().get(where, 'required')})"
-    message = error["msg"].removeprefix("Value error, ")
-    if not where:
-        return message
-    return f"{where}: {message[0].lower()}{message[1:]}, got {error['input']!r}"
-
-
-def _closest_key(where: str) -> str:
-    """The closest key: of the whole path, or of the last word wherever it is (lr: optimiser.lr)."""
-    keys = list(known_keys())
-    close = get_close_matches(where, keys, n=1, cutoff=0.75)
-    last = where.rsplit(".", 1)[-1]
-    elsewhere = [key for key in keys if key.rsplit(".", 1)[-1] == last]
-    parent = where.rpartition(".")[0]
-    siblings = [key for key in keys if key.rpartition(".")[0] == parent]
-    if elsewhere or close:
-        return f"; did you mean {(elsewhere or close)[0]!r}?"
-    return did_you_mean(where, siblings or keys)

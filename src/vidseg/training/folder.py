@@ -16,15 +16,8 @@ import numpy as np
 import torch
 
 from vidseg.atomic import replacing, write_text
-from vidseg.training.config import (
-    TrainingConfig,
-    differences,
-    dump,
-    override,
-    parse_yaml,
-    read_recipe,
-    validate,
-)
+from vidseg.training.config import TrainingConfig
+from vidseg.training.recipe import differences, dump, override, parse_yaml, read_recipe, validate
 
 PACKAGES = ("vidseg", "torch", "numpy", "accelerate", "opencv-python-headless", "pillow", "av")
 

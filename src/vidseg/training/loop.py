@@ -32,6 +32,7 @@ from vidseg.suggest import did_you_mean
 from vidseg.training.checkpoint import Checkpoints, RunLock
 from vidseg.training.config import TrainingConfig
 from vidseg.training.folder import Metrics, environment, prepare
+from vidseg.training.motion import load_teacher
 from vidseg.training.optimiser import (
     average_decay,
     make_optimiser,
@@ -43,11 +44,12 @@ from vidseg.training.optimiser import (
 )
 from vidseg.training.pace import Pace, StopSignal
 from vidseg.training.samples import (
+    Samples,
     StepSampler,
     load_batches,
     open_source,
-    training_clips,
-    window_fps,
+    samples_fps,
+    training_samples,
 )
 from vidseg.training.schedule import polynomial_rate
 from vidseg.training.step import TrainingStep, build_model, draw_seed
@@ -147,10 +149,15 @@ class _Run:
 
         dataset = open_source(config.data)
         self.model = build_model(config, dataset, is_restored=state is not None)
-        self.clips = training_clips(dataset, config, self.model)
-        fps = window_fps(list(self.clips.snippets))
+        distillation = config.loss.distillation
+        teacher = None
+        if distillation is not None:
+            teacher = load_teacher(distillation, self.model, accelerator.device)
+        self.clips = self._samples(dataset, None if teacher is None else teacher.model)
         trained_on = f"{dataset.name}: {len(self.clips)} labelled frames"
-        self.model.card = replace(self.model.card, fps=fps, trained_on=trained_on)
+        self.model.card = replace(
+            self.model.card, fps=samples_fps(self.clips), trained_on=trained_on
+        )
         self.validation = _open_validation(config, dataset)
         self.model.to(accelerator.device)
         if config.channels_last:
@@ -161,12 +168,13 @@ class _Run:
         trained: nn.Module = self.model
         if config.sync_bn and accelerator.num_processes > 1:
             trained = nn.SyncBatchNorm.convert_sync_batchnorm(self.model)
-        groups, self.names = parameter_groups(trained, config.optimiser)
+        is_precomputed = distillation is not None and distillation.precomputed is not None
+        self.loss = TrainingStep(trained, config.loss, None if is_precomputed else teacher)  # pyright: ignore[reportArgumentType]
+        groups, self.names = parameter_groups(self.loss, config.optimiser)
         optimiser = make_optimiser(groups, config.optimiser)
         if state is not None:
             self._restore(state, optimiser)
-        module = TrainingStep(self.model, config.loss)
-        self.module, self.optimiser = accelerator.prepare(module, optimiser)
+        self.module, self.optimiser = accelerator.prepare(self.loss, optimiser)
         if state is not None and accelerator.scaler is not None and state["scaler"]:
             accelerator.scaler.load_state_dict(state["scaler"])
 
@@ -205,12 +213,15 @@ class _Run:
             with self.pace.waiting():
                 batch = next(self.batches)
             names += batch["name"]
-            frames = batch["frames"].to(accelerator.device, non_blocking=True)
-            labels = batch["labels"].to(accelerator.device, non_blocking=True)
+            tensors = {
+                name: value.to(accelerator.device, non_blocking=True)
+                for name, value in batch.items()
+                if name != "name"
+            }
             torch.manual_seed(draw_seed(config.seed, step, part, accelerator.process_index))
             is_last = part == config.accumulate - 1
             with contextlib.nullcontext() if is_last else accelerator.no_sync(self.module):
-                losses = self.module(frames, labels)
+                losses = self.module(tensors)
                 means = self._mean_losses(losses, is_stop_asked)
                 if not math.isfinite(means["loss"]):
                     raise NonFiniteLoss(self._explain("loss", losses, step, names))
@@ -223,6 +234,7 @@ class _Run:
             raise NonFiniteLoss(self._explain("gradient", {}, step, names))
         self.optimiser.step()
         self.optimiser.zero_grad()
+        self.loss.after_step()
         if self.averaged is not None and config.ema is not None:
             update_average(self.averaged, self.model, average_decay(step, config.ema))
         return {"step": step + 1, **sums, "lr": rate, "gradient_norm": norm}
@@ -258,6 +270,7 @@ class _Run:
             scaler = self.accelerator.scaler
             state = {
                 "model": self.model.state_dict(),
+                "loss": self.loss.own_state(),
                 "averaged": None if self.averaged is None else self.averaged.state_dict(),
                 "optimiser": optimiser_state(self.optimiser.optimizer, self.names),
                 "scaler": None if scaler is None else scaler.state_dict(),
@@ -279,6 +292,11 @@ class _Run:
         path = self.folder / f"{name}.safetensors"
         return Trained(model.eval(), self.folder, path, self.best or {})
 
+    def _samples(self, dataset: VideoDataset, teacher: VideoSegmenter | None) -> Samples:
+        """The samples; one process precomputes what can be, the others find it done."""
+        with self.accelerator.main_process_first():
+            return training_samples(dataset, self.config, self.model, teacher)
+
     def _restore(self, state: dict[str, Any], optimiser: torch.optim.Optimizer) -> None:
         try:
             self.model.load_state_dict(state["model"])
@@ -287,6 +305,7 @@ class _Run:
                 f"the checkpoint in {self.folder} is of another model than "
                 f"{self.config.model.name}: {str(error).splitlines()[-1].strip()}"
             ) from error
+        self.loss.restore(state.get("loss", {}))
         if self.averaged is not None:
             self.averaged.load_state_dict(state["averaged"] or state["model"])
         restore_optimiser(optimiser, self.names, state["optimiser"])

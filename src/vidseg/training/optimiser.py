@@ -16,7 +16,8 @@ def parameter_groups(
     """Sort the parameters by their rate and weight decay.
 
     Args:
-        model: its parameters under `backbone` take the base rate, all others the head's.
+        model: the model with its loss; the parameters of the model's `backbone` take the base
+            rate, all others the head's.
         config: `head_multiplier`, `weight_decay`, `decay_norm_and_bias`.
 
     Returns:
@@ -33,7 +34,7 @@ def parameter_groups(
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
-        multiplier = 1.0 if name.startswith("backbone.") else config.head_multiplier
+        multiplier = 1.0 if name.startswith("model.backbone.") else config.head_multiplier
         plain = id(parameter) in norms or name.endswith("bias")
         decay = 0.0 if plain and not config.decay_norm_and_bias else config.weight_decay
         sorted_.setdefault((multiplier, decay), []).append((name, parameter))

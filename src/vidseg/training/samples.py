@@ -23,8 +23,17 @@ from vidseg.data import (
     preceding,
     snippets,
 )
+from vidseg.data.pairs import Neighbours, PairDataset, WithVideo
+from vidseg.flow import open_flow
 from vidseg.segmenter import VideoSegmenter
-from vidseg.training.config import DataConfig, DrawnMemory, Source, TrainingConfig
+from vidseg.training.config import (
+    DataConfig,
+    DrawnMemory,
+    NeighboursConfig,
+    Source,
+    TrainingConfig,
+)
+from vidseg.training.motion import saved_scores
 
 
 def open_source(source: Source) -> VideoDataset:
@@ -66,10 +75,27 @@ def window_fps(chosen: list[Snippet]) -> float | None:
     return rate_hz / median(gaps) if gaps and rate_hz else None
 
 
-def training_clips(
-    dataset: VideoDataset, config: TrainingConfig, model: VideoSegmenter
-) -> ClipDataset:
-    """The augmented samples of a run, by global sample number."""
+Samples = ClipDataset | PairDataset | WithVideo
+
+
+def training_samples(
+    dataset: VideoDataset,
+    config: TrainingConfig,
+    model: VideoSegmenter,
+    teacher: VideoSegmenter | None = None,
+) -> Samples:
+    """The augmented samples of a run, by global sample number.
+
+    Args:
+        dataset: where the labelled frames come from.
+        config: of the run.
+        model: its window says which frames make a sample.
+        teacher: runs over whole frames here if its scores are to be precomputed.
+
+    Raises:
+        ValueError: no frame has the frames before it, or beside it, that the config asks for.
+        FileNotFoundError: the unlabelled video is missing.
+    """
     data = config.data
     transform = TrainTransform(
         crop=data.crop,
@@ -78,11 +104,59 @@ def training_clips(
         max_class_share=data.max_class_share,
         flip=data.flip,
         photometric=data.photometric,
+        rotation=data.rotation,
+        blur=data.blur,
+        padding=data.padding,
         mean=model.card.mean,
         std=model.card.std,
     )
+    near = data.neighbours
+    if near is not None and near.video is None:
+        return _pairs(dataset, transform, near, config, teacher, labelled=True)
     chosen = training_snippets(dataset, data, model, config.seed)
-    return ClipDataset(dataset, chosen, transform, config.seed, shuffle=True)
+    clips = ClipDataset(dataset, chosen, transform, config.seed, shuffle=True)
+    if near is None or near.video is None:
+        return clips
+    video = open_source(near.video)
+    return WithVideo(clips, _pairs(video, transform, near, config, teacher, labelled=False))
+
+
+def _pairs(
+    dataset: VideoDataset,
+    transform: TrainTransform,
+    near: NeighboursConfig,
+    config: TrainingConfig,
+    teacher: VideoSegmenter | None,
+    *,
+    labelled: bool,
+) -> PairDataset:
+    temporal, distillation = config.loss.temporal, config.loss.distillation
+    flow, scores = None, None
+    if temporal is not None:
+        flow = open_flow(temporal.flow, weights=temporal.flow_weights, cache=temporal.flow_cache)
+    if distillation is not None and distillation.precomputed is not None:
+        assert teacher is not None, "the teacher's scores are to be precomputed"
+        scores = saved_scores(distillation, teacher)
+        scores.fill(dataset, teacher, distillation.precision)
+    return PairDataset(
+        dataset,
+        transform,
+        Neighbours(near.offsets, near.triplet),
+        flow=flow,
+        occlusion=temporal is not None and temporal.occlusion,
+        read_scores=scores,
+        align_corners=teacher is None or teacher.align_corners,
+        labelled=labelled,
+        seed=config.seed,
+        shuffle=True,
+    )
+
+
+def samples_fps(samples: Samples) -> float | None:
+    """Frames per second of the windows or pairs (median); None where unknown."""
+    if isinstance(samples, ClipDataset):
+        return window_fps(list(samples.snippets))
+    return (samples.pairs if isinstance(samples, WithVideo) else samples).dataset.videos[0].fps
 
 
 def plain_frames(
@@ -136,7 +210,7 @@ class StepSampler(Sampler[list[int]]):
 
 
 def load_batches(
-    clips: ClipDataset, sampler: StepSampler, workers: int, *, pin: bool
+    clips: Samples, sampler: StepSampler, workers: int, *, pin: bool
 ) -> Generator[Any, None, None]:
     """Batches of a process, until closed; the number of workers changes nothing but the speed."""
     loader = DataLoader(

@@ -3,6 +3,7 @@
 import logging
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,9 +12,10 @@ from torch import Tensor, nn
 from vidseg import methods, weights
 from vidseg.backbones.mobilenet import unfold_batch_norm
 from vidseg.data import VideoDataset
-from vidseg.losses.segmentation import cross_entropy
-from vidseg.segmenter import VideoSegmenter
+from vidseg.losses.segmentation import cross_entropy, ohem_cross_entropy
+from vidseg.segmenter import Segmentation, VideoSegmenter
 from vidseg.training.config import LossConfig, ModelConfig, TrainingConfig
+from vidseg.training.motion import MotionTerms, Teacher, check_per_frame
 from vidseg.training.samples import plain_frames
 
 log = logging.getLogger("vidseg.training")
@@ -24,43 +26,83 @@ class TrainingStep(nn.Module):
 
     Args:
         model: the segmenter.
-        loss: weights and average.
+        loss: weights, averages and further terms.
+        teacher: what `loss.distillation` copies from, where it runs along.
+
+    Raises:
+        ValueError: temporal or distillation terms for a model with a memory.
     """
 
-    def __init__(self, model: VideoSegmenter, loss: LossConfig) -> None:
+    def __init__(
+        self, model: VideoSegmenter, loss: LossConfig, teacher: Teacher | None = None
+    ) -> None:
         super().__init__()
         self.model = model
         self.loss = loss
+        self.motion = None
+        if loss.temporal or loss.distillation:
+            check_per_frame(model, "the student")
+            self.motion = MotionTerms(loss, teacher)
         self.class_weights: Tensor | None
         weights_ = None if loss.class_weights is None else torch.tensor(loss.class_weights)
         self.register_buffer("class_weights", weights_, persistent=False)
 
-    def forward(self, frames: Tensor, labels: Tensor) -> dict[str, Tensor]:
+    def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Losses of a batch of windows.
 
         Args:
-            frames: (B, T, 3, H, W), normalised.
-            labels: (B, H, W) of the last frames.
+            batch: "frames" (B, T, 3, H, W), normalised; "labels" (B, H, W) of the last frames; and
+                for temporal and distillation terms what `MotionTerms` wants.
 
         Returns:
-            "loss", the weighted sum, and its terms "main" and one for each auxiliary output.
+            "loss", the weighted sum, and its terms as they are: "main", one for each auxiliary
+            head, and those of `MotionTerms`.
         """
-        segmentation, _ = self.model(frames, readout="last")
-        terms = {
-            name: cross_entropy(
-                logits[:, -1].float(),
-                labels,
-                align_corners=segmentation.align_corners,
-                weight=self.class_weights,
-                average=self.loss.average,
-            )
-            for name, logits in {"main": segmentation.logits, **segmentation.aux}.items()
-        }
+        segmentation = self._run(batch["frames"])
+        heads = {k: v for k, v in segmentation.aux.items() if k != "feature"}
+        terms = {"main": self._supervise(segmentation.logits, segmentation, batch, is_main=True)}
         total = terms["main"]
-        for name, term in terms.items():
-            if name != "main":
-                total = total + self.loss.aux_weight * term
+        for name, logits in heads.items():
+            terms[name] = self._supervise(logits, segmentation, batch, is_main=False)
+            total = total + self.loss.aux_weight * terms[name]
+        if self.motion is not None:
+            current = self._run(batch["anchors"]) if "anchors" in batch else segmentation
+            further, added = self.motion(batch, current, self._run)
+            terms |= further
+            total = total + added
         return {"loss": total, **terms}
+
+    def after_step(self) -> None:
+        """What follows each step of the optimiser."""
+        if self.motion is not None:
+            self.motion.after_step()
+
+    def own_state(self) -> dict[str, Tensor]:
+        """What the loss itself learns, by name; empty for most."""
+        return {} if self.motion is None else self.motion.state_dict()
+
+    def restore(self, state: dict[str, Tensor]) -> None:
+        """Take up `own_state`."""
+        if self.motion is not None:
+            self.motion.load_state_dict(state)
+
+    def _run(self, frames: Tensor) -> Segmentation:
+        return self.model(frames, readout="last")[0]
+
+    def _supervise(
+        self, logits: Tensor, like: Segmentation, batch: dict[str, Tensor], *, is_main: bool
+    ) -> Tensor:
+        logits, labels = logits[:, -1].float(), batch["labels"]
+        options: dict[str, Any] = {
+            "align_corners": like.align_corners,
+            "weight": self.class_weights,
+        }
+        ohem = self.loss.ohem
+        if ohem is not None and (is_main or ohem.auxiliary):
+            return ohem_cross_entropy(
+                logits, labels, threshold=ohem.threshold, min_kept=ohem.min_kept, **options
+            )
+        return cross_entropy(logits, labels, average=self.loss.average, **options)
 
 
 def draw_seed(seed: int, step: int, part: int, rank: int) -> int:
