@@ -72,7 +72,8 @@ class Scorer:
         """Count frames, and show each to `observe`.
 
         Raises:
-            ValueError: label maps of neighbouring frames differ in size, or a flow is unfit.
+            ValueError: label maps of neighbouring frames differ in size, a value is no class, or
+                a flow is unfit.
         """
         for frame in frames:
             counts_it = self.every_frame or frame.truth is not None
@@ -101,6 +102,7 @@ class Scorer:
         if frame.is_cut:
             before = None
             self._finish_windows(name)
+        _check_sizes(before, frame)
         counts.num_frames += 1
         accuracy = self._add_truth(counts, frame)
         self._add_to_windows(counts, frame, goes_on)
@@ -205,11 +207,6 @@ class Scorer:
         assert before.image is not None, "the frame before was given its image"
         assert now.image is not None, "the frame was given its image"
         size = now.labels.shape[0], now.labels.shape[1]
-        if before.labels.shape != size:
-            raise ValueError(
-                f"the label maps of {now.video.name} must have one size to be compared, got "
-                f"{before.labels.shape} and {size} (frame {now.video.numbers[now.frame_index]})"
-            )
         flow, valid = motion(now.video, now.frame_index, before.image, now.image, size)
         alone = TemporalConsistency(self.dataset.num_classes, self.dataset.ignore)
         alone.update(np.stack([before.labels, now.labels]), flow[None], valid[None])
@@ -228,6 +225,15 @@ class Scorer:
         use = (valid & in_frame(flow)).numpy() & (carried != ignore) & (now.labels != ignore)
         changed = np.where(carried == now.labels, SAME, CHANGED)
         return np.where(use, changed, NOT_COMPARED).astype(np.uint8)
+
+
+def _check_sizes(before: Observed | None, now: Observed) -> None:
+    if before is not None and before.labels.shape != now.labels.shape:
+        sizes = (f"{labels.shape[1]}x{labels.shape[0]}" for labels in (before.labels, now.labels))
+        raise ValueError(
+            f"the label maps of {now.video.name} must have one size to be compared, got "
+            f"{' and '.join(sizes)} (frame {now.video.numbers[now.frame_index]})"
+        )
 
 
 def _figures(
