@@ -388,6 +388,26 @@ def test_a_figure_that_one_run_lacks_is_a_dash(tmp_path: Path) -> None:
     assert row_of(comparison, "ms_per_frame").estimates == (Estimate(12.5), Estimate(None))
 
 
+def test_runs_without_a_truth_compare_by_what_they_have(
+    two_runs: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for folder in two_runs:
+        with np.load(folder / "counts.npz") as file:
+            of_truth = [n for n in file.files if not n.startswith(("names", "cons", "vc_n", "num"))]
+            nothing = {name: np.zeros_like(file[name]) for name in of_truth}
+        change_counts(folder, **nothing)
+        change_record(folder, figures={"ms_per_frame": 12.5})
+    comparison = compare(two_runs, resamples=100)
+    keys = [row.figure.key for row in comparison.rows]
+    assert keys == ["temporal_consistency", "flicker", "ms_per_frame"]
+    assert comparison.class_rows == ()
+    assert any(note.startswith("No run has: mean IoU") for note in comparison.notes)
+    assert run_line(*two_runs, "--resamples", 100, "--out", tmp_path / "out") == 0
+    shown = capsys.readouterr().out.splitlines()
+    assert not [line for line in shown if line.startswith(CLASSES)]
+    assert "IoU of each class" not in (tmp_path / "out" / "compare.html").read_text()
+
+
 def test_vc_of_other_windows_is_left_out(tmp_path: Path) -> None:
     one, other = (write_run(tmp_path / name, dict.fromkeys("abcde", 0.2)) for name in ("x", "y"))
     with np.load(other / "counts.npz") as file:

@@ -79,6 +79,8 @@ def _show(comparison: Comparison, out: Path | None) -> None:
     for index, label in enumerate(comparison.labels[1:]):
         console.print(f"{label} beside {comparison.labels[0]}", style="bold", markup=False)
         for heading, rows in (("", comparison.rows), ("IoU of", comparison.class_rows)):
+            if not rows:
+                continue
             _show_table(
                 [heading, "difference", "95 % interval", "in words"],
                 [_difference(row, index) for row in rows],

@@ -162,7 +162,7 @@ class Comparison:
         labels: a short name of each run, all different.
         runs: as they were read.
         rows: the figures that one run or more has.
-        class_rows: IoU of each class.
+        class_rows: IoU of each class; none where no run has a truth.
         notes: what is left out and why, and how to read the rest; sentences.
         resamples: draws of the videos that the intervals come from.
         seed: of the draws.
@@ -269,13 +269,14 @@ def compare(folders: Sequence[Path | str], *, resamples: int = 2000, seed: int =
 
     found = [row for figure in figures for row in rows_of(figure.key, [figure])]
     found.append(_speed(runs))
-    class_rows = rows_of("class_iou", [Figure(name, name) for name in runs[0].classes])
-    rows = tuple(row for row in found if any(e.value is not None for e in row.estimates))
+    classes = rows_of("class_iou", [Figure(name, name) for name in runs[0].classes])
+    class_rows = tuple(classes if any(map(_is_known, classes)) else ())
+    rows = tuple(filter(_is_known, found))
     absent = [row.figure.title for row in found if row not in rows]
     notes = [*reasons, *([f"No run has: {', '.join(absent)}."] if absent else [])]
     notes += _interval_notes(len(runs[0].videos), rows, class_rows)
     notes += _speed_notes(labels, runs)
-    return Comparison(labels, runs, rows, tuple(class_rows), tuple(notes), resamples, seed)
+    return Comparison(labels, runs, rows, class_rows, tuple(notes), resamples, seed)
 
 
 @dataclass(frozen=True)
@@ -308,6 +309,10 @@ class _Sampled:
         return [Estimate(*(_or_none(number) for number in column)) for column in columns]
 
 
+def _is_known(row: Row) -> bool:
+    return any(estimate.value is not None for estimate in row.estimates)
+
+
 def _rows(figures: Sequence[Figure], sampled: Sequence[_Sampled]) -> list[Row]:
     estimates = zip(*(each.estimates() for each in sampled), strict=True)
     differences = zip(*(each.minus(sampled[0]).estimates() for each in sampled[1:]), strict=True)
@@ -337,6 +342,8 @@ def _labels(runs: Sequence[SavedEvaluation]) -> tuple[str, ...]:
 
 def _interval_notes(num_videos: int, rows: Sequence[Row], class_rows: Sequence[Row]) -> list[str]:
     """How to read the intervals, and why some are missing."""
+    if all(row.figure is SPEED for row in rows):
+        return []
     if num_videos == 1:
         return ["There are no intervals: they come from drawing the videos anew, and there is one."]
     chance = chance_percent(num_videos)

@@ -30,7 +30,8 @@ def comparison_page(comparison: Comparison, *, command: str | None = None) -> ht
             "filled where it excludes 0, hollow where it contains 0.",
             _differences([row for row in comparison.rows if row.figure.unit == "%"], index),
         )
-        page.add(f"IoU of each class, {label} beside {first}", *_classes(comparison, index))
+        if comparison.class_rows:
+            page.add(f"IoU of each class, {label} beside {first}", *_classes(comparison, index))
     page.add("What the figures mean", _meanings(comparison.rows))
     page.add(
         "How it was measured",
