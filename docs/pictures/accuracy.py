@@ -55,7 +55,7 @@ def draw_iou() -> None:
         size = int(mask.sum())
         bar.barh(0, size, left=left, color=colour)
         bar.text(
-            left + size / 2, 0, f"{word} {size}", ha="center", va="center", color="white", size=8
+            left + size / 2, 0, f"{word} {size}", ha="center", va="center", color="white", size=7
         )
         left += size
     bar.set_xlim(0, left)
