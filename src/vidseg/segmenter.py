@@ -103,7 +103,8 @@ class Segmentation:
 
     Attributes:
         logits: (B, T', C, h, w) at the output stride.
-        aux: name -> (B, T', C, h', w'), outputs for training; empty unless asked for.
+        aux: name -> (B, T', C, h', w'), outputs for training, and "feature" (B, T', D, h, w), what
+            a student copies; empty unless asked for.
         image_size: (H, W) of the frames.
         align_corners: how the method's logits are resized.
     """
@@ -195,7 +196,7 @@ class VideoSegmenter(nn.Module):
         return memory
 
     def auxiliary(self, features: Feature, fused: Feature) -> dict[str, Tensor]:
-        """Outputs for training.
+        """Further logits, for training.
 
         Args:
             features: `encode`'s pytree, of (B, T, ...) tensors, all frames of the chunk.
@@ -247,8 +248,8 @@ class VideoSegmenter(nn.Module):
             frames: (B, T, 3, H, W) float, normalised by the model's card, in time order.
             memory: what an earlier call returned for the same streams; None starts new ones.
             readout: "all" frames, or only the "last" (earlier ones are then only remembered).
-            aux: also give the training outputs; by default in training mode. Where it is True,
-                `aux["feature"]` is the map of `distillable` as well.
+            aux: also give the training outputs, by default in training mode: the logits of
+                `auxiliary`, and as "feature" the map of `distillable`.
             context: what the method wants to know of the whole video (CFFM++'s prototypes), given
                 with the first chunk; the memory carries it on.
 
@@ -284,9 +285,8 @@ class VideoSegmenter(nn.Module):
         outputs = {}
         if self.training if aux is None else aux:
             fused = pytree.tree_map(lambda x: x.unflatten(0, split), flat)
-            outputs = self.auxiliary(features, fused)
-        if aux:
-            outputs = {**outputs, "feature": self.distillable(flat).unflatten(0, split)}
+            feature = self.distillable(flat).unflatten(0, split)
+            outputs = {**self.auxiliary(features, fused), "feature": feature}
         size = (frames.shape[-2], frames.shape[-1])
         return Segmentation(logits, outputs, size, self.align_corners), memory
 
