@@ -18,14 +18,20 @@ ROWS = (
     ("", "mean_video_iou", "mean IoU of a video", "of each video by itself, mean over videos"),
     ("", "pixel_accuracy", "pixel accuracy", "share of the pixels that are right"),
     ("", "mean_class_accuracy", "mean class accuracy", "share found of a class, mean over classes"),
-    ("consistency", "temporal_consistency", "TC", "overlap with the labels before, along the flow"),
-    ("", "flicker", "flicker", "pixels that change class along the flow; 0 is steady"),
+    (
+        "consistency",
+        "temporal_consistency",
+        "TC, temporal consistency",
+        "overlap with the labels before",
+    ),
+    ("", "flicker", "flicker", "share of the pixels that change class, 0 is steady"),
     ("", "vc8", "VC8", "labels that stay where the truth stays 8 frames"),
     ("", "vc16", "VC16", "the same for 16 frames"),
     ("", "vc8_correct", "right VC8", "labels that stay and are right"),
     ("", "vc16_correct", "right VC16", "the same for 16 frames"),
     ("speed", "ms_per_frame", "network", "time of the network for a frame"),
 )
+ROOM_FOR_WORDS = 110  # columns; a folded table is hard to read
 OF_THE_TRUTH = {
     "temporal_consistency": "truth_temporal_consistency",
     "flicker": "truth_flicker",
@@ -78,7 +84,9 @@ def _show_figures(evaluation: Evaluation) -> None:
     table = Table(box=None, padding=(0, 2, 0, 0))
     for title, justify in (("", "left"), ("", "left"), ("", "right"), ("of the truth", "right")):
         table.add_column(title, justify=justify, no_wrap=True)  # type: ignore[arg-type]
-    table.add_column("in words", style="dim")
+    has_room = console.width >= ROOM_FOR_WORDS
+    if has_room:
+        table.add_column("in words", style="dim", no_wrap=True)
     for heading, figure, title, words in ROWS:
         if heading in ("consistency", "speed"):
             table.add_row()
@@ -89,7 +97,7 @@ def _show_figures(evaluation: Evaluation) -> None:
             words += f" on {evaluation.conventions['device']}" if value is not None else ""
         else:
             shown = percent(value, " %")
-        table.add_row(heading, title, shown, truth, words)
+        table.add_row(heading, title, shown, truth, *([words] if has_room else []))
     console.print(table)
 
 
