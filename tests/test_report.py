@@ -103,6 +103,13 @@ def test_long_curves_are_drawn_in_columns_that_keep_the_worst_frame():
     assert "the band reaches from the lowest to the highest frame" in text
 
 
+def test_long_curves_with_few_values_have_no_gaps_between_them():
+    points = [(float(x), 0.1 if x % 30 == 0 else None) for x in range(9_000)]
+    (path,) = paths_of(charts.curves({"accuracy": points}, x_name="frame", y_name="accuracy"))
+    assert path.count("M") == 1
+    assert path.count("L") == 299
+
+
 def test_curves_have_round_ticks_that_reach_beyond_the_values():
     text = charts.curves({"a": [(0, 0.13), (120, 0.87)]}, x_name="step", y_name="a")
     assert re.findall(r'class="y"[^>]*>([^<]*)<', text) == [
@@ -139,9 +146,9 @@ def test_differences_are_written_out_beside_the_bars():
     ]
     text = charts.difference_bars(rows)
     parsed(text)
-    assert re.findall(r'class="read">([^<]*)<', text) == [
-        "+2.00 [+1.00, +3.00]",
-        "0.00 [-1.00, +1.00]",
+    assert re.findall(r'class="read">(.*?)</div>', text) == [
+        '+2.00 <span class="range">[+1.00, +3.00]</span>',
+        '0.00 <span class="range">[-1.00, +1.00]</span>',
         "-",
         "+4.00",
     ]
@@ -151,7 +158,7 @@ def test_differences_are_written_out_beside_the_bars():
 
 
 def test_estimates_are_read_with_their_interval():
-    assert charts.estimate(56.4, 54.1, 58.2) == "56.4 [54.1, 58.2]"
+    assert charts.estimate(56.4, 54.1, 58.2) == '56.4 <span class="range">[54.1, 58.2]</span>'
     assert charts.estimate(56.4, None, None) == "56.4"
     assert charts.estimate(None, 1.0, 2.0) == charts.estimate(math.nan, 1.0, 2.0) == "-"
 

@@ -154,7 +154,7 @@ def difference_bars(rows: Sequence[Interval], *, unit: str = "points", places: i
             body += f'<b style="left:{place(row.value):.1f}%"></b>'
         shown = estimate(row.value, row.low, row.high, places=places, signed=True)
         words = f"<small>{escape(row.words)}</small>" if row.words else ""
-        body += f'</div><div class="read">{escape(shown)}{words}</div></div>'
+        body += f'</div><div class="read">{shown}{words}</div></div>'
     scale = f"-{reach:.3g}", "0", f"+{reach:.3g} {unit}"
     axis = "".join(f"<span>{escape(text)}</span>" for text in scale)
     body += f'<div class="difference"><div class="axis">{axis}</div></div>'
@@ -168,10 +168,18 @@ def estimate(
     *,
     places: int = 1,
     signed: bool = False,
-) -> str:
-    """A figure with its interval as it is read: "56.4 [54.1, 58.2]", "-" where there is none."""
+) -> Html:
+    """A figure with its interval as it is read: 56.4 [54.1, 58.2], "-" where there is none.
+
+    Args:
+        value: the figure.
+        low: lower end of the interval; None where there is no interval.
+        high: upper end of the interval.
+        places: decimals.
+        signed: with a plus where it is above 0.
+    """
     if value is None or not math.isfinite(value):
-        return "-"
+        return Html("-")
 
     def shown(number: float) -> str:
         text = f"{number:.{places}f}"
@@ -179,8 +187,8 @@ def estimate(
         return f"+{text}" if signed and float(text) > 0 else text
 
     if low is None or high is None or not (math.isfinite(low) and math.isfinite(high)):
-        return shown(value)
-    return f"{shown(value)} [{shown(low)}, {shown(high)}]"
+        return Html(shown(value))
+    return Html(f'{shown(value)} <span class="range">[{shown(low)}, {shown(high)}]</span>')
 
 
 def ticks(low: float, high: float, wanted: int = 4) -> list[float]:
@@ -247,10 +255,12 @@ def _segments(points: Points) -> list[list[tuple[float, float]]]:
 
 
 def _columns(points: Points) -> tuple[Points, Points, Points]:
-    """Lowest, mean and highest value of `MAX_COLUMNS` equal shares of the points."""
+    """Lowest, mean and highest value of equal shares of the points."""
     lows, means, highs = [], [], []
-    for column in range(MAX_COLUMNS):
-        first, end = (len(points) * (column + i) // MAX_COLUMNS for i in range(2))
+    # Where few values are known, a column each: more would leave gaps between them.
+    num_columns = min(MAX_COLUMNS, max(1, sum(y is not None for _, y in points)))
+    for column in range(num_columns):
+        first, end = (len(points) * (column + i) // num_columns for i in range(2))
         share = points[first:end]
         x = share[len(share) // 2][0]
         values = [y for _, y in share if y is not None and math.isfinite(y)]

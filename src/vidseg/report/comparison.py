@@ -28,7 +28,7 @@ def comparison_page(comparison: Comparison, *, command: str | None = None) -> ht
             f"{label} beside {first}",
             f"Each bar is the difference {label} minus {first}, in points, with its interval: "
             "filled where it excludes 0, hollow where it contains 0.",
-            _differences([row for row in comparison.rows if row.figure.unit == "%"], index),
+            _differences([row for row in comparison.rows if _is_drawn(row)], index),
         )
         if comparison.class_rows:
             page.add(f"IoU of each class, {label} beside {first}", *_classes(comparison, index))
@@ -41,6 +41,11 @@ def comparison_page(comparison: Comparison, *, command: str | None = None) -> ht
         *([html.code(command)] if command else []),
     )
     return page
+
+
+def _is_drawn(row: Row) -> bool:
+    """Milliseconds have another scale; the truth is the same for all runs."""
+    return row.figure.unit == "%" and not row.figure.key.startswith("truth_")
 
 
 def _figures(comparison: Comparison) -> html.Html:
@@ -78,7 +83,7 @@ def _interval(row: Row, index: int) -> charts.Interval:
     return charts.Interval(row.figure.title, value, low, high, row.verdict(index))
 
 
-def _shown(estimate: Estimate, row: Row) -> str:
+def _shown(estimate: Estimate, row: Row) -> html.Html:
     return charts.estimate(*_scaled(estimate, row), places=2)
 
 

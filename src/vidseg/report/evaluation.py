@@ -225,6 +225,7 @@ def _moments(
     maps = [m for moment in samples for m in (moment.labels, moment.truth) if m is not None]
     seen = np.unique(np.concatenate([np.unique(one) for one in maps]))
     indices = [int(i) for i in seen if i < len(evaluation.classes)]
+    legend = html.legend([evaluation.classes[i] for i in indices], evaluation.palette[indices])
     ignore = evaluation.total.confusion.ignore
     strips = [
         _strip(evaluation, number, moment, read_frame, ignore)
@@ -238,7 +239,7 @@ def _moments(
             "where there is no previous frame: yellow has the wrong class, hatched has no truth. "
             "Pictures are made small, and a mark stays where any pixel under it was marked."
         ),
-        html.legend([evaluation.classes[i] for i in indices], evaluation.palette[indices]),
+        legend if len(indices) <= MAX_ROWS else html.details(f"{len(indices)} classes", legend),
         *strips,
     ]
 

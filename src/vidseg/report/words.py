@@ -22,8 +22,8 @@ MEANINGS = {
     "vc8": "Video consistency: of the pixels whose true class stays through 8 frames, the share "
     "whose label stays too, right or wrong; mean over all windows of 8 frames.",
     "vc16": "The same for windows of 16 frames.",
-    "vc8_correct": "As VC 8, but the label that stays must be the true class.",
-    "vc16_correct": "As VC 16, but the label that stays must be the true class.",
+    "vc8_correct": "As VC8, but the label that stays must be the true class.",
+    "vc16_correct": "As VC16, but the label that stays must be the true class.",
     "truth_temporal_consistency": "TC of the true labels: what errors of the motion and of the "
     "labelling would cost a perfect model.",
     "truth_flicker": "Flicker of the true labels: what a perfect model would show.",
