@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import re
 from collections.abc import Sequence
 from dataclasses import replace
@@ -244,6 +245,17 @@ def test_samples_are_few_and_spread_evenly(num_frames):
     assert len(spread) == min(NUM_KEPT["evenly spread"], num_frames)
     thirds = [int(index * len(spread) / num_frames) for index in spread]
     assert thirds == list(range(len(spread)))
+
+
+def test_what_is_held_does_not_grow_with_the_video():
+    def held(num_frames: int) -> int:
+        samples = Samples()
+        values = np.random.default_rng(0).random(num_frames).tolist()
+        offer(samples, values, accuracies=values, size=(2, 2))
+        gc.collect()
+        return sum(isinstance(each, Moment) for each in gc.get_objects())
+
+    assert held(2_000) <= 2 * 4 * NUM_KEPT["evenly spread"] + 9
 
 
 def test_evenly_spread_frames_have_a_truth_where_there_is_one():

@@ -110,7 +110,7 @@ def curves(
     band = "; the band reaches from the lowest to the highest frame" if many else ""
     key = _key(series) if len(series) > 1 else ""
     return Html(
-        f'{key}<figure class="curves">'
+        f'{key}<figure class="curves{" alone" if len(series) == 1 else ""}">'
         f"<figcaption>{escape(y_name)}, over {escape(x_name)}{band}</figcaption>"
         f'<div class="chart" style="--lanes:{lanes}">'
         f'<svg viewBox="0 0 1000 100" preserveAspectRatio="none" role="img" '
