@@ -109,11 +109,12 @@ def test_a_copy_of_the_teacher_has_nothing_to_learn(terms: str, near: str, teach
     apart = step(batch)
     assert names <= set(apart)
     assert all(apart[name] > 0 for name in names)
+    if "pair_wise" in names:
+        return  # it needs features, which come in training, where batch norm differs
     twin = methods.load(teacher)
     copy = TrainingStep(twin, config.loss, Teacher(methods.load(teacher), twin, "fp32"))
-    together = copy.eval()(batch) if "feature" not in terms else {}
-    if not any(name == "pair_wise" for name in names):  # features come in training alone
-        assert all(together[name].item() == pytest.approx(0, abs=1e-6) for name in names)
+    together = copy.eval()(batch)
+    assert all(together[name].item() == pytest.approx(0, abs=1e-6) for name in names)
 
 
 def test_the_conv_lstm_is_trained_kept_and_clipped(teacher: Path, tmp_path: Path):
@@ -126,20 +127,21 @@ def test_the_conv_lstm_is_trained_kept_and_clipped(teacher: Path, tmp_path: Path
     assert {"multi_frame", "enlarging"} <= set(read_metrics(first.folder)[-1])
     state = torch.load(tmp_path / "run" / "checkpoints" / "step-00000004.pt", weights_only=True)
     assert state["loss"]
-    assert all(float(tensor.abs().max()) <= 0.05 for tensor in state["loss"].values())
+    assert all(float(tensor.abs().max()) <= 0.05 + 1e-6 for tensor in state["loss"].values())
 
 
 @pytest.mark.parametrize("occlusion", ["true", "false"])
 def test_a_run_resumes_bit_for_bit(occlusion: str, teacher: Path, tmp_path: Path):
     overrides = (
         TRIPLET,
-        f"loss.temporal={{occlusion: {occlusion}, flow: dis-fast, flow_cache: {tmp_path / 'flow'}}}",
+        f"loss.temporal={{occlusion: {occlusion}, flow: dis-fast, flow_cache: {tmp_path}/flow}}",
         f"loss.distillation={{teacher: {teacher}, pixel: 1, pair_wise_frames: 1, multi_frame: 1, "
         "multi_frame_of: channels}",
         "model.options={channels: 48}",
     )
     whole = train(config_with(*overrides), tmp_path / "whole")
-    train(config_with(*overrides, "iterations=4"), tmp_path / "cut", report=_stop_after(2))
+    with pytest.raises(_Stopped):
+        train(config_with(*overrides), tmp_path / "cut", report=_stop_after(2))
     resumed = train(config_with(*overrides), tmp_path / "cut", resume=True)
     for ours, theirs in zip(
         whole.model.state_dict().values(), resumed.model.state_dict().values(), strict=True
@@ -197,10 +199,10 @@ def test_what_does_not_fit_is_said(teacher: Path, tmp_path: Path):
         Teacher(other, ours, "fp32")
     memory = methods.create("tmanet_tiny", num_classes=ours.num_classes)
     memory.card = ours.card
-    with pytest.raises(ValueError, match="a teacher of .* per-frame model, got TMANet"):
+    with pytest.raises(ValueError, match=r"a teacher of .* per-frame model, got TMANet"):
         Teacher(memory, ours, "fp32")
     config = config_with(NEAR, "loss.temporal={}")
-    with pytest.raises(ValueError, match="the student of .* per-frame model"):
+    with pytest.raises(ValueError, match=r"the student of .* per-frame model"):
         TrainingStep(memory, config.loss)
     for overrides, message in (
         (("loss.temporal={}",), "set\\s+data.neighbours"),
