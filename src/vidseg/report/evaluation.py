@@ -88,10 +88,11 @@ def _figures(evaluation: Evaluation) -> list[html.Html]:
         for key, value in figures.items()
         if value is not None
     ]
+    absent = []
     for reason in dict.fromkeys(evaluation.absent.values()):
         names = [TITLES[key] for key, why in evaluation.absent.items() if why == reason]
-        rows.append((", ".join(names), "-", f"{reason[0].upper()}{reason[1:]}."))
-    return [html.tiles(headline), html.meanings(rows)]
+        absent.append(f'"-" for {", ".join(names)}: {reason}.')
+    return [html.tiles(headline), html.meanings(rows), *([html.bullets(absent)] if absent else [])]
 
 
 def _read(key: str, value: float | None) -> str:
