@@ -76,8 +76,8 @@ CONSISTENCY = (
 VIDEO_CONSISTENCY = (
     _steady("vc8", "VC8"),
     _steady("vc16", "VC16"),
-    Figure("vc8_correct", "VC8, right"),
-    Figure("vc16_correct", "VC16, right"),
+    Figure("vc8_correct", "right VC8"),
+    Figure("vc16_correct", "right VC16"),
 )
 SPEED = Figure("ms_per_frame", "network time per frame", "faster", "slower", True, "ms")
 
