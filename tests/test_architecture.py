@@ -24,7 +24,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 FLOORS = [
     {"atomic", "classes", "hub", "suggest"},
     {"layers", "weights"},
-    {"segmenter", "backbones", "flow"},
+    {"segmenter", "local_memory", "backbones", "flow"},
     {"losses", "metrics"},
     {"data", "methods"},
     {"inference", "report"},
@@ -32,7 +32,16 @@ FLOORS = [
     {"cli"},
 ]
 # These work for every segmenter, so none of them may name a method.
-WITHOUT_METHODS = {"layers", "weights", "segmenter", "backbones", "flow", "losses", "metrics"}
+WITHOUT_METHODS = {
+    "layers",
+    "weights",
+    "segmenter",
+    "local_memory",
+    "backbones",
+    "flow",
+    "losses",
+    "metrics",
+}
 WITHOUT_METHODS |= {"data", "inference", "report", "benchmark"}
 
 FORBIDDEN_NAMES = {"utils", "util", "common", "core", "misc", "helpers", "helper"}

@@ -89,3 +89,6 @@ CAMVID = ClassSet(
 )
 CAMVID_WITH_VOID = ClassSet(("void", *CAMVID.names), ((0, 0, 0), *CAMVID.palette))
 """The 12 classes of TMANet's authors: void is trained and scored."""
+
+CITYSCAPES_WITH_VOID = ClassSet((*CITYSCAPES.names, "void"), (*CITYSCAPES.palette, (0, 0, 0)))
+"""The 20 logits of ERFNet's and LMANet's authors: void, the last, is never right."""

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from vidseg.backbones.erfnet import ERFNetEncoder
 from vidseg.backbones.mobilenet import MobileNetV2
 from vidseg.backbones.resnet import ResNet
 
@@ -17,18 +18,23 @@ BACKBONES: dict[str, dict[str, Any]] = {
     "resnet101_semseg": {"depth": 101, "stem": "deep", "stem_width": 64, "rule": "constant"},
     "resnet_tiny": {"depth": 18, "widths": (16, 32, 48, 64), "blocks": (1, 1, 1, 1)},
     "mobilenetv2": {},
+    "erfnet": {},
+    "erfnet_tiny": {"widths": (8, 16, 24), "num_plain": 1, "dilations": (2, 4)},
 }
 
+Backbone = ResNet | MobileNetV2 | ERFNetEncoder
 
-def build_backbone(name: str, **options: Any) -> ResNet | MobileNetV2:
+
+def build_backbone(name: str, **options: Any) -> Backbone:
     """Build a backbone by name.
 
     Args:
         name: one of BACKBONES.
-        options: further arguments of `ResNet` or `MobileNetV2`, such as output_stride.
+        options: further arguments of the network's class, such as output_stride.
 
     Returns:
-        A module from (N, 3, H, W) to four maps, with their widths as `.channels`.
+        A module from (N, 3, H, W) to its stages' maps (four; three of ERFNet), with their widths
+        as `.channels`.
 
     Raises:
         ValueError: the name is unknown.
@@ -39,9 +45,19 @@ def build_backbone(name: str, **options: Any) -> ResNet | MobileNetV2:
     return network_of(name)(**{**BACKBONES[name], **options})
 
 
-def network_of(name: str) -> type[ResNet | MobileNetV2]:
+def network_of(name: str) -> type[Backbone]:
     """The class of a backbone of this name."""
+    if name.startswith("erfnet"):
+        return ERFNetEncoder
     return MobileNetV2 if name == "mobilenetv2" else ResNet
 
 
-__all__ = ["BACKBONES", "MobileNetV2", "ResNet", "build_backbone", "network_of"]
+__all__ = [
+    "BACKBONES",
+    "Backbone",
+    "ERFNetEncoder",
+    "MobileNetV2",
+    "ResNet",
+    "build_backbone",
+    "network_of",
+]

@@ -16,7 +16,7 @@ from vidseg.data.clip import (
     snippets,
 )
 from vidseg.data.transforms import EvalTransform, TrainTransform
-from vidseg.data.windows import drawn, preceding
+from vidseg.data.windows import drawn, preceding, spaced
 from vidseg.suggest import did_you_mean
 
 KINDS = ("camvid", "cityscapes", "folder", "synthetic")
@@ -97,4 +97,5 @@ __all__ = [
     "open_dataset",
     "preceding",
     "snippets",
+    "spaced",
 ]

@@ -53,6 +53,27 @@ def preceding(num_frames: int, *, start: Start = "repeat") -> Window:
     return lambda t: _window(t, offsets, start)
 
 
+def spaced(num_frames: int, every: int, *, start: Start = "repeat") -> Window:
+    """Window of every n-th frame before the frame itself.
+
+    LMANet's memory strategy `skip_0n`, with every = n + 1.
+
+    Args:
+        num_frames: memory frames.
+        every: distance of neighbours in the window, in frames; 1 is `preceding(num_frames)`.
+        start: at the start of a video "repeat" its first frame, or "skip" the sample.
+
+    Example:
+        >>> spaced(3, every=2)(7), spaced(3, every=2)(3)
+        ((1, 3, 5, 7), (0, 0, 1, 3))
+    """
+    if every < 1:
+        raise ValueError(f"every must be at least 1, got {every}")
+    _check_window(num_frames, num_frames, start)
+    offsets = range(every * num_frames, 0, -every)
+    return lambda t: _window(t, offsets, start)
+
+
 def drawn(num_frames: int, within: int, seed: int = 0, *, start: Start = "repeat") -> Drawn:
     """Window of distinct frames drawn from the last `within` ones, and the frame itself.
 

@@ -1,4 +1,4 @@
-"""Pyramid pooling: context at four scales, joined with the input."""
+"""Pyramid pooling: context at four scales, joined with the input; and the head on top of it."""
 
 import torch
 from torch import Tensor, nn
@@ -40,3 +40,26 @@ class PyramidPooling(nn.Module):
         size = (x.shape[-2], x.shape[-1])
         branches = [resize(branch(x), size, align_corners=True) for branch in self.features]
         return torch.cat([x, *branches], 1)
+
+
+def pyramid_head(
+    in_channels: int, channels: int, num_classes: int, dropout: float = 0.1
+) -> nn.Sequential:
+    """PSPNet's 3x3 block, channel dropout and classifier, in semseg's layout.
+
+    Args:
+        in_channels: D of the input.
+        channels: D inside.
+        num_classes: C.
+        dropout: of whole channels before the classifier.
+
+    Returns:
+        (N, D_in, h, w) -> (N, C, h, w).
+    """
+    return nn.Sequential(
+        nn.Conv2d(in_channels, channels, 3, padding=1, bias=False),
+        nn.BatchNorm2d(channels),
+        nn.ReLU(inplace=True),
+        nn.Dropout2d(dropout),
+        nn.Conv2d(channels, num_classes, 1),
+    )

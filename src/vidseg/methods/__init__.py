@@ -12,7 +12,9 @@ from torch import Tensor
 from vidseg.backbones import network_of
 from vidseg.classes import ClassSet
 from vidseg.hub import download
+from vidseg.methods.erfnet import ERFNet
 from vidseg.methods.fcn import FCN
+from vidseg.methods.lmanet import LMANet
 from vidseg.methods.pspnet import PSPNet
 from vidseg.methods.tmanet import TMANet
 from vidseg.segmenter import VideoSegmenter
@@ -21,10 +23,16 @@ from vidseg.weights import Card, load_file, read_checkpoint, state_dict_of
 
 log = logging.getLogger("vidseg.methods")
 
-METHODS: dict[str, Any] = {"fcn": FCN, "pspnet": PSPNet, "tmanet": TMANet}
-"""family -> class; `create` takes family_variant."""
+METHODS: dict[str, Any] = {
+    "fcn": FCN,
+    "pspnet": PSPNet,
+    "erfnet": ERFNet,
+    "tmanet": TMANet,
+    "lmanet": LMANet,
+}
+"""family -> class; `create` takes family_variant, or the family where a variant has no name."""
 
-OFFICIAL: dict[str, Any] = {"tmanet": TMANet, "etc": PSPNet}
+OFFICIAL: dict[str, Any] = {"tmanet": TMANet, "etc": PSPNet, "erfnet": ERFNet, "lmanet": LMANet}
 """paper -> the class that its authors' checkpoints become; `load_official` takes the paper."""
 
 DEFAULT_WEIGHTS = "tmanet_mobilenetv2_camvid"
@@ -33,14 +41,18 @@ DEFAULT_WEIGHTS = "tmanet_mobilenetv2_camvid"
 
 def model_names() -> list[str]:
     """Every name that `create` takes."""
-    return [f"{family}_{v}" for family, cls in METHODS.items() for v in cls.variants]
+    return [_name(family, variant) for family, cls in METHODS.items() for variant in cls.variants]
+
+
+def _name(family: str, variant: str) -> str:
+    return f"{family}_{variant}" if variant else family
 
 
 def create(name: str, num_classes: int, **options: Any) -> VideoSegmenter:
     """Make a model by name.
 
     Args:
-        name: family_variant, such as "tmanet_r50"; `model_names()` lists them.
+        name: family_variant, such as "tmanet_r50", or "erfnet"; `model_names()` lists them.
         num_classes: C.
         options: further arguments of the method's class, such as memory_frames=4; also
             backbone_weights="imagenet" or a file.
@@ -157,9 +169,10 @@ def load_official(
     """Load a checkpoint of a method's authors; sizes are inferred from the tensors.
 
     Args:
-        method: a paper of OFFICIAL: "tmanet", or "etc" (its students are PSPNets).
+        method: a paper of OFFICIAL: "tmanet", "etc" (its students are PSPNets), "erfnet", "lmanet".
         source: the state dict, or the authors' file (with or without a wrapper around it).
-        options: what tensors cannot tell: align_corners (tmanet).
+        options: what tensors cannot tell: align_corners (tmanet); memory_frames, window, fusion
+            and memorize_first (lmanet).
 
     Returns:
         The model in evaluation mode. Keys that are no part of it are logged with the reason.
@@ -178,7 +191,7 @@ def load_official(
     model, arguments = OFFICIAL[method].from_official(tensors, **options)
     for name, reason in dead_keys(method, tensors).items():
         log.info("not used: %s (%s)", name, reason)
-    model.card = _official_card(OFFICIAL[method], arguments, source)
+    model.card = _official_card(model, arguments, source)
     return model.eval()
 
 
@@ -196,16 +209,18 @@ def dead_keys(method: str, tensors: dict[str, Tensor]) -> dict[str, str]:
     return find(tensors) if find else {}
 
 
-def _official_card(cls: Any, arguments: dict[str, Any], source: Any) -> Card:
+def _official_card(model: VideoSegmenter, arguments: dict[str, Any], source: Any) -> Card:
+    cls: Any = type(model)
     family = next(family for family, known in METHODS.items() if known is cls)
-    variants = cls.variants
-    variant = next(v for v, kept in variants.items() if kept["backbone"] == arguments["backbone"])
+    kept = cls.variants.items()
+    variant = next(v for v, made in kept if made["backbone"] == arguments["backbone"])
     origin = "a state dict" if isinstance(source, Mapping) else Path(source).name
     classes = cls.official_classes.get(arguments["num_classes"], ClassSet((), ()))
-    return Card(
+    return replace(
+        model.card,
         classes=classes.names,
         palette=classes.palette,
-        architecture=f"{family}_{variant}",
+        architecture=_name(family, variant),
         options={k: v for k, v in arguments.items() if k != "backbone"},
         source=f"the authors' checkpoint, converted from {origin}",
     )

@@ -7,11 +7,11 @@ ETC's ResNet-18, whose dilation sits on the second convolution of each block.
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from vidseg.backbones.staged import StagedSegmenter, Stages
 from vidseg.classes import CAMVID, CITYSCAPES, ClassSet
-from vidseg.layers.pyramid import PyramidPooling
+from vidseg.layers.pyramid import PyramidPooling, pyramid_head
 from vidseg.weights import load_strictly
 
 
@@ -60,8 +60,8 @@ class PSPNet(StagedSegmenter):
         self.align_corners = align_corners
         third, last = self.build_encoder(backbone, backbone_weights, backbone_options)
         self.ppm = PyramidPooling(last)
-        self.cls = _make_head(self.ppm.out_channels, channels, num_classes, dropout)
-        self.auxiliary_head = _make_head(third, auxiliary_channels, num_classes, dropout)
+        self.cls = pyramid_head(self.ppm.out_channels, channels, num_classes, dropout)
+        self.auxiliary_head = pyramid_head(third, auxiliary_channels, num_classes, dropout)
 
     def encode(self, frames: Tensor) -> Stages:
         """(N, 3, H, W) -> stage 3 of the backbone and the pooled last stage."""
@@ -109,16 +109,6 @@ class PSPNet(StagedSegmenter):
         return {
             name: reason for word, reason in _DEAD_WORDS.items() for name in tensors if word in name
         }
-
-
-def _make_head(in_channels: int, channels: int, num_classes: int, dropout: float) -> nn.Sequential:
-    return nn.Sequential(
-        nn.Conv2d(in_channels, channels, 3, padding=1, bias=False),
-        nn.BatchNorm2d(channels),
-        nn.ReLU(inplace=True),
-        nn.Dropout2d(dropout),
-        nn.Conv2d(channels, num_classes, 1),
-    )
 
 
 # What ETC's training saves beside the student, by a word in the key, as its own loader drops it.

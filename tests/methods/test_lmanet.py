@@ -1,0 +1,323 @@
+"""What is special to LMANet: the memory's frames, structures, hosts, checkpoints."""
+
+import pytest
+import torch
+from torch import nn
+
+import vidseg
+from laws import check_laws
+from vidseg.data import drawn, preceding, spaced
+from vidseg.layers.gated_fusion import FUSIONS, REDUCED
+from vidseg.local_memory import LocalMemorySegmenter
+from vidseg.methods import dead_keys
+from vidseg.methods.lmanet import LMANet
+
+
+def settle(model):
+    """Give norms and biases values at which every part has an influence."""
+    generator = torch.Generator().manual_seed(1)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.weight, 0.5, 1.0, generator=generator)
+            nn.init.uniform_(module.running_var, 0.5, 1.5, generator=generator)
+            nn.init.normal_(module.running_mean, std=0.1, generator=generator)
+    return model.eval()
+
+
+STRUCTURES = {
+    "first": {"memorize_first": True},
+    "first, one frame": {"memorize_first": True, "memory_frames": 1},
+    "recurrent": {"recurrent": True, "read_decoder": True},
+    "read decoder": {"read_decoder": True},
+    "published": {"border": "zero", "learnable_constant": True, "memory_frames": 3},
+    "shallow": {"shallow_decoder": True},
+    "pyramid": {"backbone": "resnet_tiny", "fusion": REDUCED, "zero_void": True},
+}
+
+
+@pytest.mark.parametrize("structure", STRUCTURES)
+def test_every_structure_keeps_the_laws(structure):
+    torch.manual_seed(0)
+    check_laws(settle(LMANet.tiny(4, **STRUCTURES[structure])), batch=1)
+
+
+@pytest.mark.parametrize("fusion", [*FUSIONS, REDUCED])
+def test_every_fusion_fits_the_decoder(fusion):
+    torch.manual_seed(0)
+    model = settle(LMANet.tiny(4, fusion=fusion))
+    frames = torch.rand(1, 2, 3, 32, 40)
+    with torch.no_grad():
+        logits = model(frames)[0].logits
+        changed = model(torch.cat([frames[:, :1] + 0.5, frames[:, 1:]], 1))[0].logits
+    assert logits.shape == (1, 2, 4, 32, 40)
+    assert not torch.equal(changed[:, 1], logits[:, 1])
+
+
+def test_published_sizes():
+    """Specification, section 1; 524,544 numbers of the pyramid's are dead."""
+    with torch.device("meta"):
+        erfnet = vidseg.create("lmanet_erfnet", num_classes=20)
+        pspnet = vidseg.create("lmanet_pspnet101", num_classes=20, zero_void=True)
+    assert count(erfnet) == 2_692_128
+    assert count(erfnet.backbone) == 1_874_044
+    assert count(erfnet.decoder) == 190_212
+    assert count(erfnet.attention.memory_encoder) == count(erfnet.attention.query_encoder) == 92_240
+    assert count(erfnet.attention.fusion) == 443_392
+    assert count(pspnet) == 72_532_691 - 524_544
+    assert count(pspnet.cls) == 18_885_139
+
+
+def count(module):
+    return sum(p.numel() for p in module.parameters())
+
+
+def test_the_first_frame_is_the_host_alone():
+    torch.manual_seed(0)
+    host = settle(vidseg.create("erfnet_tiny", num_classes=4))
+    model = settle(LMANet.tiny(4))
+    shared = {k: v for k, v in host.state_dict().items() if k in model.state_dict()}
+    assert {k.split(".")[0] for k in shared} == {"backbone", "decoder"}
+    model.load_state_dict(shared, strict=False)
+    frame = torch.rand(1, 3, 32, 40)
+    with torch.no_grad():
+        alone, _ = host.step(frame)
+        first, memory = model.step(frame)
+        second, _ = model.step(frame, memory)
+    assert torch.equal(first.logits, alone.logits)
+    assert not torch.equal(second.logits, alone.logits)
+
+
+def test_the_memory_forgets_the_oldest():
+    model = settle(LMANet.tiny(4, memory_frames=2))
+    frames = torch.rand(1, 4, 3, 32, 40)
+    memory, memories = None, []
+    with torch.no_grad():
+        for t in range(4):
+            _, memory = model.step(frames[:, t], memory)
+            memories.append(memory)
+    assert [m.frames_seen for m in memories] == [1, 2, 2, 2]
+    assert not memories[0].keys[0].any()  # an empty slot is at the front
+    assert memories[3].keys[0] is memories[2].keys[1]
+    assert len({m.nbytes for m in memories}) == 1
+    assert memories[0].keys[0].data_ptr() != memories[0].values[0].data_ptr()
+
+
+def test_windows_leave_missing_frames_out():
+    model = LMANet.tiny(3, memory_frames=3)
+    assert model.window_frames(0) == (0,)
+    assert model.window_frames(2) == (0, 1, 2)
+    assert model.window_frames(9) == (6, 7, 8, 9)
+    first = LMANet.tiny(3, memory_frames=3, memorize_first=True)
+    assert first.window_frames(9) == (7, 8, 9)
+    assert (model.horizon, first.horizon) == (3, 2)
+
+
+def test_key_encoders_start_equal_and_apart():
+    model = LMANet.tiny(3, key_channels=4)
+    ours, theirs = (model.attention.memory_encoder.conv, model.attention.query_encoder.conv)
+    assert torch.equal(ours.weight[:4], theirs.weight[:4])
+    assert torch.equal(ours.bias[:4], theirs.bias[:4])
+    assert not torch.equal(ours.weight[4:], theirs.weight[4:])
+    assert ours.weight.data_ptr() != theirs.weight.data_ptr()
+
+
+def test_strategies_choose_training_windows():
+    """--memory-strategy all, skip_01 and random, of the specification's sections 5 and 9."""
+    assert preceding(3)(9) == (6, 7, 8, 9)
+    assert spaced(3, every=2)(9) == (3, 5, 7, 9)
+    assert spaced(3, every=2, start="skip")(5) == ()
+    window = drawn(2, within=3)(9)
+    assert len(window) == 3
+    assert window[-1] == 9
+    assert set(window[:2]) < {6, 7, 8}
+    with pytest.raises(ValueError, match="every must be at least 1, got 0"):
+        spaced(3, every=0)
+
+
+def test_read_decoder_gives_training_outputs():
+    model = LMANet.tiny(4, read_decoder=True).train()
+    segmentation, _ = model(torch.rand(2, 3, 3, 32, 40), readout="last")
+    assert segmentation.aux["read"].shape == (2, 1, 4, 32, 40)
+    assert vidseg.create("lmanet_tiny", num_classes=4).auxiliary(None, None) == {}
+
+
+def test_options_that_cannot_be():
+    with pytest.raises(ValueError, match="window must be odd and at least 1, got 8"):
+        LMANet.tiny(3, window=8)
+    with pytest.raises(ValueError, match="memory_frames must be at least 1, got 0"):
+        LMANet.tiny(3, memory_frames=0)
+    with pytest.raises(ValueError, match="unknown fusion 'sum'; there are sigmoid, "):
+        LMANet.tiny(3, fusion="sum")
+    with pytest.raises(ValueError, match="exclude each other"):
+        LMANet.tiny(3, recurrent=True, memorize_first=True)
+    with pytest.raises(ValueError, match="for ERFNet alone"):
+        LMANet.tiny(3, backbone="resnet_tiny", read_decoder=True)
+    with pytest.raises(ValueError, match="zero_void is PSPNet's"):
+        LMANet.tiny(3, zero_void=True)
+    with pytest.raises(ValueError, match='border must be "zero" or "mask"'):
+        LMANet.tiny(3, border="reflect")
+
+
+def test_a_memory_of_another_stream():
+    model = settle(LMANet.tiny(3))
+    with torch.no_grad():
+        _, memory = model.step(torch.rand(1, 3, 32, 40))
+        with pytest.raises(ValueError, match="frames of one stream have one size"):
+            model.step(torch.rand(1, 3, 32, 48), memory)
+        with pytest.raises(ValueError, match="holds 2 frames, this model reads 4"):
+            settle(LMANet.tiny(3, memory_frames=4)).step(torch.rand(1, 3, 32, 40), memory)
+        with pytest.raises(ValueError, match="multiples of 8, got 33x40"):
+            model.step(torch.rand(1, 3, 33, 40))
+
+
+class Split(LocalMemorySegmenter):
+    """Any network in two halves."""
+
+    def __init__(self):
+        super().__init__()
+        self.num_classes = 4
+        self.first, self.second = nn.Conv2d(3, 8, 3, 2, 1), nn.Conv2d(8, 4, 1)
+        self.build_memory(
+            8, memory_frames=2, memorize_first=False, recurrent=False, key_channels=4,
+            window=5, fusion="sigmoid", border="mask", learnable_constant=False,
+        )  # fmt: skip
+
+    def encode_image(self, frames):
+        return self.first(frames)
+
+    def decode_map(self, x):
+        return self.second(x)
+
+
+def test_any_network_can_be_split():
+    torch.manual_seed(0)
+    check_laws(settle(Split()))
+
+
+def official(**options):
+    """A model as the authors' commands make it, and its state dict under their names."""
+    torch.manual_seed(0)
+    model = LMANet(20, border="zero", **options)
+    tensors = {}
+    for name, value in model.state_dict().items():
+        if name.startswith("attention.fusion."):
+            tensors |= official_fusion(name.removeprefix("attention.fusion."), value, model)
+        elif ".conv." in name and name.split(".")[-3] in ENCODERS:
+            *_, encoder, _, kind = name.split(".")
+            widths = [model.attention.key_channels, -1]
+            key, rest = value[: widths[0]], value[widths[0] :]
+            tensors[f"{ENCODERS[encoder]}.Key.{kind}"] = key
+            if len(rest):
+                tensors[f"{ENCODERS[encoder]}.Value.{kind}"] = rest
+        else:
+            tensors[official_name(name, model)] = value
+    return settle(model), {f"module.{k}": v for k, v in tensors.items()}
+
+
+ENCODERS = {
+    "memory_encoder": "kv_M_r4",
+    "query_encoder": "kv_Q_r4",
+    "first_encoder": "kv_init_r4",
+}
+
+
+def official_name(name, model):
+    if name.startswith("decoder.") and isinstance(model.decoder, nn.Conv2d):
+        return name.replace("decoder.", "decoder.output_conv_stm_shallow.")
+    for ours, theirs in (
+        ("attention.constant", "memory_module_local.const"),
+        ("backbone.stem.", "encoder.layer0."),
+        ("backbone.", "encoder."),
+        ("read_decoder.", "decoder_mem."),
+        ("cls.", "decoder.cls."),
+    ):
+        if name.startswith(ours):
+            return theirs + name.removeprefix(ours)
+    return name
+
+
+def official_fusion(name, value, model):
+    part, _, rest = name.partition(".")
+    fusion = model.attention.fusion
+    if part == "gates":
+        names = {1: ["conv_layer_34"], 2: ["conv_layer_3", "conv_layer_4"]}[fusion.num_gates]
+        if fusion.num_gates == 1 and fusion.value_norm is None:
+            names = ["conv_layer_3"]
+        parts = value.chunk(fusion.num_gates)
+        return {f"memory_fusion.{n}.{rest}": v for n, v in zip(names, parts, strict=True)}
+    theirs = {
+        "value_norm": "bn1",
+        "read_norm": "bn2",
+        "value_conv": "conv_layer_1",
+        "read_conv": "conv_layer_2",
+        "norm": "bn",
+        "reduction_norm": "bn0",
+        "reduction": "conv_layer_1",
+        "value_gate": "conv_layer_3",
+        "read_gate": "conv_layer_4",
+    }
+    found = {f"memory_fusion.{theirs[part]}.{rest}": value}
+    if part == "reduction":
+        found[f"memory_fusion.conv_layer_2.{rest}"] = torch.full_like(value, torch.nan)
+    return found
+
+
+@pytest.mark.parametrize("fusion", FUSIONS)
+def test_official_fusions_load(fusion):
+    model, tensors = official(fusion=fusion)
+    loaded = vidseg.load_official("lmanet", tensors, fusion=fusion)
+    same_logits(model, loaded)
+    assert loaded.card.options["fusion"] == fusion
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"recurrent": True},
+        {"read_decoder": True, "learnable_constant": True},
+        {"shallow_decoder": True},
+    ],
+)
+def test_official_structures_load(tmp_path, options):
+    model, tensors = official(**options)
+    loaded = vidseg.load_official("lmanet", tensors)
+    same_logits(model, loaded)
+    assert loaded.card.architecture == "lmanet_erfnet"
+    assert loaded.card.classes[-1] == "void"
+    assert loaded.card.std == (255, 255, 255)
+    assert loaded.card.size_multiple == 8
+    vidseg.weights.save(loaded, tmp_path / "ours.safetensors")
+    same_logits(model, vidseg.load(tmp_path / "ours.safetensors"))
+
+
+def test_official_options_cannot_be_read_from_tensors():
+    model, tensors = official(window=7, memory_frames=2, memorize_first=True)
+    options = {"window": 7, "memory_frames": 2, "memorize_first": True}
+    same_logits(model, vidseg.load_official("lmanet", tensors, **options))
+    defaults = vidseg.load_official("lmanet", tensors)
+    assert (defaults.memory_frames, defaults.memorize_first) == (3, False)
+    assert defaults.attention.radius_px == 10
+    assert defaults.card.options["fusion"] == "sigmoid-do1"
+    with pytest.raises(ValueError, match="has the form of sigmoid-do1 or sigmoid-do2, so it can"):
+        vidseg.load_official("lmanet", tensors, fusion="concat")
+
+
+def test_official_keys_are_all_accounted_for():
+    _, tensors = official()
+    with pytest.raises(ValueError, match=r"unexpected: decoder\.extra"):
+        vidseg.load_official("lmanet", {**tensors, "module.decoder.extra": torch.zeros(1)})
+    without = {k: v for k, v in tensors.items() if k != "module.kv_M_r4.Value.bias"}
+    with pytest.raises(ValueError, match=r"attention\.memory_encoder\.conv\.bias"):
+        vidseg.load_official("lmanet", without)
+    with pytest.raises(ValueError, match=r"there is no kv_Q_r4\.Key\.weight"):
+        vidseg.load_official("lmanet", {"encoder.x": torch.zeros(1)})
+    classifier = {"encoder.output_conv.bias": torch.zeros(20)}
+    plain = {k.removeprefix("module."): v for k, v in tensors.items()}
+    vidseg.load_official("lmanet", plain | classifier)
+    assert dead_keys("lmanet", plain | classifier).keys() == classifier.keys()
+
+
+def same_logits(ours, theirs):
+    frames = torch.rand(1, 3, 3, 32, 40, generator=torch.Generator().manual_seed(2))
+    with torch.no_grad():
+        torch.testing.assert_close(theirs(frames)[0].logits, ours(frames)[0].logits)
