@@ -8,6 +8,7 @@ import os
 import pickle
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -170,42 +171,38 @@ def test_dis_through_the_cache(tmp_path: Path) -> None:
     assert pickle.loads(pickle.dumps(cached)).name == cached.name
 
 
-# Every process makes and reads the same entries; one also damages them all the time.
+# Both processes make and read the same entries; this one also damages them all the time.
 RIVAL = """
-import sys, time
+import sys
+import time
 from pathlib import Path
 sys.path[:0] = [sys.argv[1]]
-from test_flow_cache import Counting, pair, same_bits
-from vidseg.flow import CachedFlow
-
-folder, number = Path(sys.argv[2]), int(sys.argv[3])
-(folder.parent / f"ready{number}").touch()
-while len(list(folder.parent.glob("ready*"))) < 3:
-    time.sleep(0.001)
-for turn in range(5):
-    for seed in range(4):
-        flow = CachedFlow(Counting(), folder)(*pair(seed))
-        assert same_bits(flow, Counting()(*pair(seed))), (number, turn, seed)
-        if number == 0:
-            for path in folder.glob("*.flow"):
-                path.write_bytes(path.read_bytes()[: 300 * turn])
+from test_flow_cache import make_and_read
+make_and_read(Path(sys.argv[2]), is_damaging=False)
 """
+
+
+def make_and_read(folder: Path, *, is_damaging: bool) -> None:
+    (folder.parent / f"damages {is_damaging}").touch()
+    deadline_s = time.monotonic() + 100
+    while len(list(folder.parent.glob("damages *"))) < 2:  # both begin at once
+        assert time.monotonic() < deadline_s, "the other process has not begun"
+        time.sleep(0.001)
+    for turn in range(8):
+        for seed in range(4):
+            flow = CachedFlow(Counting(), folder)(*pair(seed))
+            assert same_bits(flow, Counting()(*pair(seed))), (is_damaging, turn, seed)
+            for path in folder.glob("*.flow") if is_damaging else ():
+                path.write_bytes(path.read_bytes()[: 300 * turn])
 
 
 def test_processes_that_write_the_same_entries_all_get_the_right_flow(tmp_path: Path) -> None:
     folder = tmp_path / "cache"
-    here = str(Path(__file__).parent)
-    rivals = [
-        subprocess.Popen(
-            [sys.executable, "-W", "error", "-c", RIVAL, here, str(folder), str(number)],
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for number in range(3)
-    ]
-    for rival in rivals:
+    command = [sys.executable, "-W", "error", "-c", RIVAL, str(Path(__file__).parent), str(folder)]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as rival:
+        make_and_read(folder, is_damaging=True)
         _, said = rival.communicate(timeout=100)
-        assert rival.returncode == 0, said
+    assert rival.returncode == 0, said
     # Whole files or none: what is left under a final name is the right flow or is found out.
     estimator = Counting()
     cached = CachedFlow(estimator, folder)

@@ -4,7 +4,7 @@ import functools
 import pickle
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -111,31 +111,28 @@ def test_order_and_split_change_nothing(measure, seeds, random):
     assert measure.read(functools.reduce(type(made[0]).merge, made)) == expected
 
 
-# What one of several processes does: measure its share of the clips, hand the measures back.
+# What another process does: measure its share of the clips, hand the measures back.
 CHILD = """
 import pickle, sys
-sys.path[:0] = {path!r}
-from test_metrics_merge import MEASURES, measured, random_clip
-clips = [random_clip(seed) for seed in {seeds!r}]
-made = {{name: measured(measure, clips) for name, measure in MEASURES.items()}}
-sys.stdout.buffer.write(pickle.dumps(made))
+sys.path[:0] = [sys.argv[1]]
+from test_metrics_merge import measured_all
+sys.stdout.buffer.write(pickle.dumps(measured_all(range(1, 7, 2))))
 """
 
 
+def measured_all(seeds: Iterable[int]) -> dict[str, Any]:
+    clips = [random_clip(seed) for seed in seeds]
+    return {name: measured(measure, clips) for name, measure in MEASURES.items()}
+
+
 def test_two_processes_measure_what_one_does(request):
-    path, shares = [str(request.path.parent)], (range(0, 7, 2), range(1, 7, 2))
-    children = [
-        subprocess.Popen(
-            [sys.executable, "-c", CHILD.format(path=path, seeds=list(seeds))],
-            stdout=subprocess.PIPE,
-        )
-        for seeds in shares
-    ]
-    answers = [pickle.loads(child.communicate(timeout=120)[0]) for child in children]
-    clips = [random_clip(seed) for seed in range(7)]
+    command = [sys.executable, "-c", CHILD, str(request.path.parent)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as child:
+        ours = measured_all(range(0, 7, 2))
+        theirs = pickle.loads(child.communicate(timeout=120)[0])
+    alone = measured_all(range(7))
     for name, measure in MEASURES.items():
-        merged = answers[0][name].merge(answers[1][name])
-        assert measure.read(merged) == measure.read(measured(measure, clips)), name
+        assert measure.read(ours[name].merge(theirs[name])) == measure.read(alone[name]), name
 
 
 def test_saved_counts_make_the_measures_again():
