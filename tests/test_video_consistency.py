@@ -171,7 +171,7 @@ def test_nothing_but_void_has_no_figure():
         (np.zeros((4, 2), int), np.zeros((4, 2), int), r"must be \(T, H, W\)"),
         ([np.zeros((2, 2), int)], [np.zeros((2, 3), int)], r"got \(2, 2\) and \(2, 3\)"),
         ([np.zeros((2, s), int) for s in (2, 3)],) * 2 + ("one size",),
-        ([np.zeros((2, 2), int)] * 2, [np.zeros((2, 2), int)], "shorter|argument 2"),
+        ([np.zeros((2, 2), int)] * 2, [np.zeros((2, 2), int)], "as many frames"),
         (np.full((4, 2, 2), -1), np.zeros((4, 2, 2), int), "labels must be 0 or more, got -1"),
         (np.zeros((4, 2, 2), int), np.full((4, 2, 2), -3), "truth must be 0 or more, got -3"),
         (np.full((4, 2, 2), 255), np.zeros((4, 2, 2), int), "255"),

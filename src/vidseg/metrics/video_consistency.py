@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterable
 from fractions import Fraction
+from itertools import zip_longest
 from typing import Literal
 
 import torch
@@ -105,7 +106,9 @@ class VideoConsistency:
                 "to the truth first, not the labels"
             )
         video = self.video()
-        for frame_labels, frame_truth in zip(labels, truth, strict=True):
+        for frame_labels, frame_truth in zip_longest(labels, truth):
+            if frame_labels is None or frame_truth is None:
+                raise ValueError("labels and truth must have as many frames, one ended first")
             video.add(frame_labels, frame_truth)
         video.finish()
 
