@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from html.parser import HTMLParser
 
-VOID_ELEMENTS = {"meta", "img", "link", "br"}
+VOID_ELEMENTS = {"meta", "img", "link", "br", "wbr"}
 
 
 class Balanced(HTMLParser):

@@ -5,6 +5,7 @@ A page is a list of fragments. Every fragment function takes plain values, escap
 """
 
 import math
+import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from html import escape
 from pathlib import Path
@@ -53,7 +54,7 @@ class Page:
             '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
             '<meta name="color-scheme" content="light dark">\n'
             f"<title>{escape(self.title)}</title>\n<style>{_style()}</style>\n</head>\n<body>\n<main>\n"
-            f"<header><h1>{escape(self.title)}</h1>{lead}</header>\n"
+            f"<header><h1>{_breakable(self.title)}</h1>{lead}</header>\n"
             + "\n".join(self._sections)
             + "\n</main>\n</body>\n</html>\n"
         )
@@ -273,6 +274,11 @@ def strip(
 def percent(value: float | None) -> str:
     """A ratio for people: one decimal, "-" where there is none."""
     return "-" if value is None or math.isnan(value) else f"{100 * value:.1f} %"
+
+
+def _breakable(text: str) -> str:
+    """Text that a narrow screen breaks behind / and _, where there are no spaces."""
+    return re.sub("([/_])", r"\1<wbr>", escape(text))
 
 
 def _shown(value: Any) -> str:
