@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Literal
 
@@ -12,6 +12,7 @@ import numpy as np
 from vidseg.classes import CAMVID, CAMVID_WITH_VOID
 from vidseg.data.clip import IGNORE, Video, VideoDataset, split_at_gaps, videos_by_source
 from vidseg.data.files import MissingFilesError, list_images
+from vidseg.data.lists import Lists, Naming, names_of, read_lists
 
 SPLITS = ("train", "val", "test")
 PROTOCOLS = ("11", "12", "11-void-counted")
@@ -41,8 +42,9 @@ class CamVid(VideoDataset):
         protocol: str = "11",
         frames: Literal["all", "labelled"] = "all",
         void_value: int | None = None,
+        lists: Lists | None = None,
     ) -> None:
-        """Index a split.
+        """Index a split, or what list files name.
 
         Args:
             root: holds images/, images_sequence/, labels/, annotations/ (the authors' layout) or
@@ -52,18 +54,26 @@ class CamVid(VideoDataset):
             frames: "all" raw frames, or the "labelled" ones alone. Only the authors' layout.
             void_value: what void is in the label files: 0 with the classes from 1 on, or 11 with
                 the classes from 0 on. None for the layout's custom, 0 and 11.
+            lists: instead of the split, list files in the format of ETC's authors: image, label
+                and raw frame on a line, or image and label, or image; see `vidseg.data.lists`.
 
         Raises:
             FileNotFoundError: a folder, a split list, or a frame or label that it lists is missing.
-            ValueError: an unknown split, protocol or file name.
+            ValueError: an unknown split, protocol or file name, or a malformed list.
         """
         root, protocol = Path(root), str(protocol)  # a command line or YAML may give the number 11
-        _check_choice("split", split, SPLITS)
+        if lists is None:
+            _check_choice("split", split, SPLITS)
         _check_choice("protocol", protocol, PROTOCOLS)
         _check_choice("frames", frames, ("all", "labelled"))
         _check_choice("void_value", void_value, (None, 0, 11))
         is_small = (root / f"{split}annot").is_dir()
-        if is_small:
+        if lists is not None:
+            naming = Naming(parse_stem, lambda folder: [folder], _beside(root), RATE_HZ)
+            videos = read_lists(root, lists, naming)
+            files = [path for video in videos for path in video.labels if path is not None]
+            is_small = any(path.parent.name.endswith("annot") for path in files)
+        elif is_small:
             videos = _read_small_layout(root, split)
         elif (root / "annotations").is_dir():
             videos = _read_authors_layout(root, split, frames)
@@ -76,7 +86,7 @@ class CamVid(VideoDataset):
             void_value = 11 if is_small else 0
         has_void = protocol == "12"
         super().__init__(
-            f"camvid/{split}",
+            f"camvid/{split if lists is None else names_of(lists)}",
             videos,
             *(CAMVID_WITH_VOID if has_void else CAMVID),
             label_table=label_table(protocol, void_value),
@@ -169,6 +179,17 @@ def _list_sequence(root: Path, which: str) -> dict[str, Path]:
         f"{root / _SEQUENCE_FOLDERS[0]} is missing: the raw frames, made by vidseg data prepare "
         'camvid; with the option frames="labelled" the labelled frames alone are used, 1 s apart'
     )
+
+
+def _beside(root: Path) -> Callable[[Path], Path | None]:
+    """Where the labels of an image are, in either layout."""
+
+    def find_label(image: Path) -> Path | None:
+        small = image.parent.with_name(f"{image.parent.name}annot") / f"{image.stem}.png"
+        places = (root / "labels" / f"{image.stem}_L.png", small)
+        return next((path for path in places if path.is_file()), None)
+
+    return find_label
 
 
 def _group(frames: dict[str, Path], labels: dict[str, Path]) -> list[Video]:

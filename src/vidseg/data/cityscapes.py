@@ -12,6 +12,7 @@ import numpy as np
 from vidseg.classes import CITYSCAPES
 from vidseg.data.clip import IGNORE, Video, VideoDataset, split_at_gaps, videos_by_source
 from vidseg.data.files import MissingFilesError, identity_table, list_images
+from vidseg.data.lists import Lists, Naming, frame_stem, names_of, read_lists
 from vidseg.suggest import did_you_mean
 
 # labelIds of the 19 classes, in the order of their train ids; the other ids are ignored.
@@ -40,8 +41,9 @@ class Cityscapes(VideoDataset):
         labels: str = "gtFine",
         max_step: int = 1,
         sequences: Sequence[str] | None = None,
+        lists: Lists | None = None,
     ) -> None:
-        """Index a split.
+        """Index a split, or what list files name.
 
         Args:
             root: holds leftImg8bit/ and/or leftImg8bit_sequence/, and a folder of labels.
@@ -53,12 +55,23 @@ class Cityscapes(VideoDataset):
             max_step: numbers from one frame to the next within a video; above 1 for sequences
                 that were thinned.
             sequences: only these, such as "aachen_000000", for folds; None for all.
+            lists: instead of the split, list files in the format of ETC's authors, such as
+                "val.lst", or a folder with a list for each clip; see `vidseg.data.lists`.
 
         Raises:
-            FileNotFoundError: the split or its labels are missing, or labels lack their frame.
-            ValueError: a file name is not of the official form, or there is no such sequence.
+            FileNotFoundError: the split or its labels are missing, labels lack their frame, or a
+                list names files that are not there.
+            ValueError: a file name is not of the official form, there is no such sequence, or a
+                list is malformed.
         """
         root = Path(root)
+        self.labels = labels
+        if lists is not None:
+            if sequences is not None:
+                raise ValueError("lists name the frames themselves; leave sequences out")
+            videos = _of_lists(root, lists, labels, max_step)
+            super().__init__(f"cityscapes/{names_of(lists)}", videos, *CITYSCAPES)
+            return
         frames = find_frames(root, split)
         found = find_labels(root, split, labels)
         if sequences is not None:
@@ -70,7 +83,6 @@ class Cityscapes(VideoDataset):
                 root / "leftImg8bit" / split, lacking, f"{labels}/ labels more frames"
             )
         super().__init__(f"cityscapes/{split}", _group(frames, found, max_step), *CITYSCAPES)
-        self.labels = labels
 
     def table_for(self, path: Path) -> np.ndarray:
         """Train ids as they are, label ids by the official table."""
@@ -120,9 +132,9 @@ def find_frames(root: Path, split: str) -> dict[str, Path]:
     frames = {}
     for folder in folders:  # leftImg8bit comes last: labelled frames are taken from there
         for city in sorted(folder.glob("*/")):
-            for stem, path in list_images(city).items():
+            for path in list_images(city).values():
                 parse_frame(path)
-                frames[stem.removesuffix("_leftImg8bit")] = path
+                frames[frame_stem(path)] = path
     return frames
 
 
@@ -156,6 +168,27 @@ def _only(frames: dict[str, Path], sequences: Sequence[str], split: str) -> dict
         if name not in there:
             raise ValueError(f"{split} has no sequence {name!r}{did_you_mean(name, there)}")
     return {stem: path for stem, path in frames.items() if _sequence(stem) in sequences}
+
+
+def _of_lists(root: Path, lists: Lists, labels: str, max_step: int) -> list[Video]:
+    found: dict[str, dict[str, Path]] = {}
+
+    def folders(city: Path) -> list[Path]:
+        split, kind = city.parent, city.parent.parent
+        if kind.name not in FRAME_FOLDERS:
+            return [city]
+        others = (kind.with_name(name) for name in FRAME_FOLDERS if name != kind.name)
+        return [city, *(other / split.name / city.name for other in others)]
+
+    def find_label(image: Path) -> Path | None:
+        split = image.parent.parent.name
+        if split not in found:
+            has_labels = (root / labels / split).is_dir()
+            found[split] = find_labels(root, split, labels) if has_labels else {}
+        return found[split].get(frame_stem(image))
+
+    naming = Naming(parse_frame, folders, find_label, RATE_HZ, max_step)
+    return read_lists(root, lists, naming)
 
 
 def _group(frames: dict[str, Path], labels: dict[str, Path], max_step: int) -> list[Video]:
