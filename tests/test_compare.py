@@ -13,17 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from vidseg.inference.comparison import (
-    ACCURACY,
-    CONSISTENCY,
-    SPEED,
-    VIDEO_CONSISTENCY,
-    Comparison,
-    Estimate,
-    Figure,
-    Row,
-    compare,
-)
+from vidseg.inference.comparison import Comparison, Estimate, Row, compare
+from vidseg.inference.figures import FIGURES, Figure
 from vidseg.inference.resampling import (
     CHANCE_PERCENT,
     chance_percent,
@@ -320,7 +311,7 @@ def test_chance_is_not_told_apart(tmp_path: Path) -> None:
 
 def test_less_flicker_is_an_improvement_and_more_time_is_none() -> None:
     def said(is_lower_better: bool, value: float) -> str:
-        figure = Figure("x", "x", "better", "worse", is_lower_better)
+        figure = Figure("x", "x", is_lower_better=is_lower_better)
         return Row(figure, (), (Estimate(value, value - 0.1, value + 0.1),)).verdict(0)
 
     assert said(True, -0.2) == said(False, 0.2) == "better: excludes 0"
@@ -592,7 +583,7 @@ def test_what_evaluate_writes_is_read_and_compared(tmp_path: Path) -> None:
         result.save(folder, "fcn_tiny")
     comparison = compare(folders, resamples=100)
     printed = [json.loads((folder / "metrics.json").read_text())["figures"] for folder in folders]
-    assert set(printed[0]) == {f.key for f in (*ACCURACY, *CONSISTENCY, *VIDEO_CONSISTENCY, SPEED)}
+    assert set(printed[0]) == set(FIGURES)
     shown = {row.figure.key for row in comparison.rows}
     assert {"mean_iou", "mean_video_iou", "temporal_consistency", "vc8", "ms_per_frame"} <= shown
     for row in comparison.rows:

@@ -16,7 +16,8 @@ from vidseg.data import open_dataset
 from vidseg.data.clip import Video, VideoDataset
 from vidseg.flow import DIS, forward_backward_consistent
 from vidseg.inference.evaluate import evaluate
-from vidseg.inference.evaluation import CHANGED, FIGURES, NOT_COMPARED, Evaluation, Observed
+from vidseg.inference.evaluation import CHANGED, NOT_COMPARED, Evaluation, Observed
+from vidseg.inference.figures import FIGURES
 from vidseg.inference.motion import EstimatedMotion, open_motion
 from vidseg.inference.predictions import evaluate_predictions
 from vidseg.inference.scoring import Scorer
@@ -346,7 +347,7 @@ def test_files_hold_no_nan_and_the_counts_behind_every_figure(tmp_path, alone, d
     text = (tmp_path / "metrics.json").read_text()
     assert "NaN" not in text
     saved = json.loads(text)
-    assert tuple(saved["figures"]) == FIGURES
+    assert list(saved["figures"]) == list(FIGURES)
     assert saved == json.loads(json.dumps(alone.summary("by colour", "vidseg evaluate ...")))
     assert saved["series"][1].keys() == {
         "video", "number", "time_s", "pixel_accuracy", "flicker", "ms"

@@ -16,11 +16,11 @@ from pages import parsed
 from vidseg.data.clip import Video
 from vidseg.inference.comparison import compare
 from vidseg.inference.evaluation import Evaluation, FrameFigures, Observed, VideoCounts
+from vidseg.inference.figures import FIGURES
 from vidseg.report import pictures
 from vidseg.report.comparison import comparison_page
 from vidseg.report.evaluation import evaluation_page
 from vidseg.report.moments import APART_FRAMES, NUM_KEPT, Moment, Samples
-from vidseg.report.words import TITLES
 
 CLASSES = ("road", "car <big>", "sky")
 PALETTE = np.array([(250, 0, 0), (0, 250, 0), (0, 0, 250)], np.uint8)
@@ -156,7 +156,7 @@ def test_marks_and_rows_lead_to_frames_on_the_page():
 def test_a_page_has_every_figure_with_its_meaning_and_its_conventions():
     text = a_page()
     for wanted in (
-        *TITLES.values(),
+        *(figure.title for figure in FIGURES.values()),
         "within 5 px of another true class",
         "dis-medium (opencv 5.0.0)",
         "TC and flicker, protocol vidseg",

@@ -64,9 +64,9 @@ def _save(comparison: Comparison, out: Path) -> None:
 
 def _show(comparison: Comparison, out: Path | None) -> None:
     from vidseg.cli.console import console
+    from vidseg.inference.figures import counted
 
-    videos = "1 video" if comparison.num_videos == 1 else f"{comparison.num_videos} videos"
-    console.print(f"{len(comparison.runs)} runs on {videos}")
+    console.print(f"{len(comparison.runs)} runs on {counted(comparison.num_videos, 'video')}")
     for label, run in zip(comparison.labels, comparison.runs, strict=True):
         console.print(f"  {label}: {run.name} ({run.folder})", markup=False, soft_wrap=True)
     _show_table(

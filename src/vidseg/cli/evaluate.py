@@ -26,17 +26,20 @@ def evaluate(
         ),
     ] = None,
     data: Annotated[
-        str,
+        str | None,
         typer.Option(
-            "--data", help="camvid, cityscapes, folder or synthetic.", rich_help_panel=WHAT
+            "--data",
+            help="camvid (default), cityscapes, folder or synthetic.",
+            rich_help_panel=WHAT,
         ),
-    ] = "camvid",
+    ] = None,
     root: Annotated[
         Path | None, typer.Option("--root", help="The data set's folder.", rich_help_panel=WHAT)
     ] = None,
     split: Annotated[
-        str, typer.Option("--split", help="Such as val or test.", rich_help_panel=WHAT)
-    ] = "val",
+        str | None,
+        typer.Option("--split", help="val (default), test or another.", rich_help_panel=WHAT),
+    ] = None,
     protocol: Annotated[
         str | None,
         typer.Option(
@@ -98,6 +101,15 @@ def evaluate(
             rich_help_panel=STEADY,
         ),
     ] = "dis",
+    tc: Annotated[
+        str,
+        typer.Option(
+            "--tc",
+            help="Protocol of TC: vidseg, or etc-official or vspw-official, to compare with "
+            "published figures.",
+            rich_help_panel=STEADY,
+        ),
+    ] = "vidseg",
     flow_weights: Annotated[
         Path | None,
         typer.Option("--flow-weights", help="Of RAFT; else torchvision's.", rich_help_panel=STEADY),
@@ -167,12 +179,14 @@ def evaluate(
     ran = {"--sliding": sliding, "--flip": flip, "--scales": scales != "1", "--batch": batch > 1}
     ran |= {"--every-frame": every_frame, "--precision": precision != "fp32"}
     if videos:
-        of_data = {"--root": root, "--protocol": protocol, "--option": option}
-        of_data |= {"--predictions": predictions, "--max-videos": max_videos}
+        of_data = {"--data": data, "--split": split, "--root": root, "--protocol": protocol}
+        of_data |= {"--option": option, "--predictions": predictions, "--max-videos": max_videos}
         del ran["--sliding"]
         _refuse({**of_data, **ran}, "for a data set, not for a --video")
     elif (model is None) == (predictions is None):
-        raise ValueError("give either a MODEL to run or --predictions FOLDER to score")
+        raise ValueError(
+            "give a MODEL to run or --predictions FOLDER to score, not both; or --video FILE"
+        )
     else:
         _refuse({"--labels": labels}, "for a --video; a data set has its own")
     if predictions is not None:
@@ -185,6 +199,7 @@ def evaluate(
     samples = Samples()
     settings: dict[str, Any] = {
         "flow": _flow(flow, flow_weights, flow_cache, device),
+        "tc": _checked_tc(tc, flow),
         "max_frames": max_frames,
     }
     if predictions is None:
@@ -195,7 +210,7 @@ def evaluate(
         dataset = None
         result = _run_videos(model, videos, labels or [], settings, samples)
     else:
-        dataset = _open(data, root, split, protocol, option or [])
+        dataset = _open(data or "camvid", root, split or "val", protocol, option or [])
         settings["max_videos"] = max_videos
         if predictions is not None:
             result = _score(predictions, dataset, settings, samples)
@@ -217,7 +232,8 @@ def _refuse(given: dict[str, Any], what: str) -> None:
     wrong = [option for option, value in given.items() if value not in (None, False, [])]
     if wrong:
         raise ValueError(
-            f"{', '.join(wrong)}: {'this is' if len(wrong) == 1 else 'these are'} {what}"
+            f"{', '.join(wrong)}: {'this is' if len(wrong) == 1 else 'these are'} {what}; "
+            f"leave {'it' if len(wrong) == 1 else 'them'} out"
         )
 
 
@@ -242,9 +258,22 @@ def _flow(name: str, weights: Path | None, cache: Path | None, device: str | Non
     return open_flow(name, weights=weights, cache=cache, device=device)
 
 
+def _checked_tc(tc: str, flow: str) -> str:
+    from vidseg.inference.motion import VALID_OF
+    from vidseg.suggest import did_you_mean
+
+    if tc not in VALID_OF:
+        raise ValueError(f"--tc: unknown protocol {tc!r}{did_you_mean(tc, VALID_OF)}")
+    if tc != "vidseg" and flow == "none":
+        raise ValueError(f"--tc {tc} compares frames along a flow, and --flow none gives none")
+    return tc
+
+
 def _check_writable(out: Path) -> None:
     from tempfile import TemporaryFile
 
+    if out.exists() and not out.is_dir():
+        raise NotADirectoryError(f"--out needs a folder, but {out} is a file")
     out.mkdir(parents=True, exist_ok=True)
     try:
         with TemporaryFile(dir=out):

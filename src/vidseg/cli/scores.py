@@ -5,39 +5,28 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vidseg.inference.figures import (
+    ACCURACY,
+    CLASS_FIGURES,
+    CONSISTENCY,
+    OVER_CLASSES,
+    SPEED,
+    VIDEO_CONSISTENCY,
+    Figure,
+    counted,
+    figures_by,
+    say_absent,
+)
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from vidseg.inference.evaluation import Evaluation
 
-# Heading, name of the figure, its title, and what it is in few words.
-ROWS = (
-    ("accuracy", "mean_iou", "mean IoU", "overlap with the truth, mean over classes"),
-    ("", "boundary_mean_iou", "boundary mean IoU", "the same within 5 px of another true class"),
-    ("", "weighted_iou", "weighted IoU", "the same, classes weighted by their pixels"),
-    ("", "mean_video_iou", "mean IoU of a video", "of each video by itself, mean over videos"),
-    ("", "pixel_accuracy", "pixel accuracy", "share of the pixels that are right"),
-    ("", "mean_class_accuracy", "mean class accuracy", "share found of a class, mean over classes"),
-    ("consistency", "temporal_consistency", "TC", "overlap with the labels of the frame before"),
-    ("", "flicker", "flicker", "share of the pixels that change class, 0 is steady"),
-    ("", "vc8", "VC8", "labels that stay where the truth stays 8 frames"),
-    ("", "vc16", "VC16", "the same for 16 frames"),
-    ("", "vc8_correct", "right VC8", "labels that stay and are right"),
-    ("", "vc16_correct", "right VC16", "the same for 16 frames"),
-    ("speed", "ms_per_frame", "network", "time of the network for a frame"),
-)
+# The figures of the truth stand in a column of their own.
+STEADY = [f for f in (*CONSISTENCY, *VIDEO_CONSISTENCY) if not f.key.startswith("truth_")]
+SECTIONS = {"accuracy": ACCURACY, "consistency": STEADY, "speed": [SPEED]}
 ROOM_FOR_WORDS = 112  # columns; a folded table is hard to read
-OF_THE_TRUTH = {
-    "temporal_consistency": "truth_temporal_consistency",
-    "flicker": "truth_flicker",
-}
-CLASS_TITLES = {
-    "iou": "IoU",
-    "boundary_iou": "boundary IoU",
-    "accuracy": "accuracy",
-    "temporal_consistency": "TC",
-    "flicker": "flicker",
-}
 
 
 def show_scores(name: str, evaluation: Evaluation, out: Path | None) -> None:
@@ -54,7 +43,8 @@ def show_scores(name: str, evaluation: Evaluation, out: Path | None) -> None:
     _show_figures(evaluation)
     if evaluation.num_scored or evaluation.total.num_pairs:
         _show_classes(evaluation)
-    for line in (*_reasons(evaluation), *_conventions(evaluation)):
+    reasons = say_absent(evaluation.absent, figures_by(evaluation.tc))
+    for line in (*reasons, *_conventions(evaluation)):
         console.print(line, markup=False, soft_wrap=True)
     if out is not None:
         files = "metrics.json, metrics.csv, counts.npz, report.html"
@@ -62,8 +52,8 @@ def show_scores(name: str, evaluation: Evaluation, out: Path | None) -> None:
 
 
 def _headline(name: str, evaluation: Evaluation) -> str:
-    videos = _count(len(evaluation.videos), "video")
-    frames = _count(evaluation.num_frames, "frame")
+    videos = counted(len(evaluation.videos), "video")
+    frames = counted(evaluation.num_frames, "frame")
     labelled = f"{evaluation.num_scored or 'none'} with labels"
     if evaluation.num_scored == evaluation.num_frames:
         labelled = "all with labels"
@@ -82,17 +72,15 @@ def _show_figures(evaluation: Evaluation) -> None:
     has_room = console.width >= ROOM_FOR_WORDS
     if has_room:
         table.add_column("in words", style="dim", no_wrap=True)
-    for heading, figure, title, words in ROWS:
-        if heading in ("consistency", "speed"):
+    known = figures_by(evaluation.tc)
+    for heading, group in SECTIONS.items():
+        if table.row_count:
             table.add_row()
-        truth = percent(figures[OF_THE_TRUTH[figure]], " %") if figure in OF_THE_TRUTH else ""
-        value = figures[figure]
-        if figure == "ms_per_frame":
-            shown = "-" if value is None else f"{value:.1f} ms"
-            words += f" on {evaluation.conventions['device']}" if value is not None else ""
-        else:
-            shown = percent(value, " %")
-        table.add_row(heading, title, shown, truth, *([words] if has_room else []))
+        for place, figure in enumerate(known[each.key] for each in group):
+            truth = f"truth_{figure.key}"
+            row = ["" if place else heading, figure.title, _read(figure, figures[figure.key])]
+            row.append(_read(figure, figures[truth]) if truth in figures else "")
+            table.add_row(*row, *([figure.words] if has_room else []))
     console.print(table)
 
 
@@ -100,13 +88,12 @@ def _show_classes(evaluation: Evaluation) -> None:
     from rich.table import Table
 
     from vidseg.cli.console import console
-    from vidseg.inference.evaluation import OVER_CLASSES
 
     columns = evaluation.total.class_figures()
     table = Table(box=None, padding=(0, 2, 0, 0))
     table.add_column("class, %")
     for figure in columns:
-        table.add_column(CLASS_TITLES[figure], justify="right")
+        table.add_column(CLASS_FIGURES[figure], justify="right")
     for i, name in enumerate(evaluation.classes):
         table.add_row(name, *(percent(column[i]) for column in columns.values()))
     over_all = (percent(evaluation.figures[OVER_CLASSES[figure]]) for figure in columns)
@@ -116,26 +103,16 @@ def _show_classes(evaluation: Evaluation) -> None:
     console.print()
 
 
-def _reasons(evaluation: Evaluation) -> Iterable[str]:
-    """A line for each reason why figures are "-", with the figures that it explains."""
-    titles = {figure: title for _, figure, title, _ in ROWS}
-    by_reason: dict[str, list[str]] = {}
-    for figure, reason in evaluation.absent.items():
-        if figure in titles:
-            by_reason.setdefault(reason, []).append(titles[figure])
-    return [f'"-" for {", ".join(names)}: {reason}' for reason, names in by_reason.items()]
-
-
 def _conventions(evaluation: Evaluation) -> Iterable[str]:
     consistency = evaluation.protocols["consistency"]
     if evaluation.total.num_pairs:
-        pairs = _count(evaluation.total.num_pairs, "pair")
+        pairs = counted(evaluation.total.num_pairs, "pair")
+        used = "a pixel counts if" if evaluation.tc == "vidseg" else "pixels count"
         yield (
-            f"flow: {consistency['flow']}; a pixel counts if {consistency['valid']}; {pairs} "
-            f"{consistency['pairs']}"
+            f"TC: protocol {evaluation.tc}; flow: {consistency['flow']}; {used} "
+            f"{consistency['valid']}; {pairs} {consistency['pairs']}"
         )
-    left_out = ("data", "device")
-    shown = {k: v for k, v in evaluation.conventions.items() if k not in left_out}
+    shown = {k: v for k, v in evaluation.conventions.items() if k != "data"}
     yield "; ".join(f"{k.replace('_', ' ')}: {_in_words(v)}" for k, v in shown.items())
 
 
@@ -145,8 +122,9 @@ def _in_words(value: Any) -> str:
     return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+def _read(figure: Figure, value: float | None) -> str:
+    places = 2 if figure.unit == "%" else 1
+    return "-" if value is None else f"{figure.scale * value:.{places}f} {figure.unit}"
 
 
 def percent(value: float | None, unit: str = "") -> str:

@@ -34,14 +34,14 @@ def check_same(runs: Named) -> None:
 
 def why_consistency_differs(runs: Named) -> str | None:
     """Say why TC and flicker of these runs do not compare; None where they do."""
-    steady = [(label, run) for label, run in runs if run.sums["steady_pixels"].any()]
+    steady = [(label, run) for label, run in runs if run.sums["steady_union"].any()]
     problems = _beside_first(steady, _other_consistency)
     if not problems:
         return None
     return (
         "TC and flicker are left out, because the runs measured them in different ways: "
-        f"{'; '.join(problems)}. Evaluate them again with the same --flow "
-        "and the same frames."
+        f"{'; '.join(problems)}. Evaluate them again with the same --tc, "
+        "the same --flow and the same frames."
     )
 
 

@@ -13,6 +13,14 @@ from vidseg.inference.comparable import (
     why_consistency_differs,
     why_video_consistency_differs,
 )
+from vidseg.inference.figures import (
+    ACCURACY,
+    CONSISTENCY,
+    SPEED,
+    VIDEO_CONSISTENCY,
+    Figure,
+    figures_by,
+)
 from vidseg.inference.resampling import (
     INTERVAL,
     chance_percent,
@@ -22,64 +30,6 @@ from vidseg.inference.resampling import (
     resample,
 )
 from vidseg.inference.saved import SavedEvaluation, read_evaluation
-
-
-@dataclass(frozen=True)
-class Figure:
-    """What a row of a comparison is about.
-
-    Attributes:
-        key: in `metrics.json`.
-        title: as people read it.
-        gain: what an improvement is called.
-        loss: its contrary.
-        is_lower_better: a smaller value is the improvement.
-        unit: "%" (values are ratios) or "ms".
-    """
-
-    key: str
-    title: str
-    gain: str = "better"
-    loss: str = "worse"
-    is_lower_better: bool = False
-    unit: str = "%"
-
-    @property
-    def scale(self) -> float:
-        """From a stored value to a printed one."""
-        return 100.0 if self.unit == "%" else 1.0
-
-    @property
-    def difference_unit(self) -> str:
-        """The unit of a printed difference."""
-        return "points" if self.unit == "%" else self.unit
-
-
-def _steady(key: str, title: str, *, is_lower_better: bool = False) -> Figure:
-    return Figure(key, title, "steadier", "less steady", is_lower_better)
-
-
-ACCURACY = (
-    Figure("mean_iou", "mean IoU"),
-    Figure("boundary_mean_iou", "boundary mean IoU"),
-    Figure("weighted_iou", "weighted IoU"),
-    Figure("mean_video_iou", "mean IoU of a video"),
-    Figure("pixel_accuracy", "pixel accuracy"),
-    Figure("mean_class_accuracy", "mean class accuracy"),
-)
-CONSISTENCY = (
-    _steady("temporal_consistency", "TC"),
-    _steady("flicker", "flicker", is_lower_better=True),
-    _steady("truth_temporal_consistency", "TC of the truth"),
-    _steady("truth_flicker", "flicker of the truth", is_lower_better=True),
-)
-VIDEO_CONSISTENCY = (
-    _steady("vc8", "VC8"),
-    _steady("vc16", "VC16"),
-    Figure("vc8_correct", "right VC8"),
-    Figure("vc16_correct", "right VC16"),
-)
-SPEED = Figure("ms_per_frame", "network time per frame", "faster", "slower", True, "ms")
 
 
 @dataclass(frozen=True)
@@ -254,9 +204,9 @@ def compare(folders: Sequence[Path | str], *, resamples: int = 2000, seed: int =
     labels = _labels(runs)
     named = list(zip(labels, runs, strict=True))
     check_same(named)
-    figures, reasons = list(ACCURACY), []
+    figures, reasons, known = list(ACCURACY), [], figures_by(tc_of(runs))
     for group, why in (
-        (CONSISTENCY, why_consistency_differs(named)),
+        ([known[figure.key] for figure in CONSISTENCY], why_consistency_differs(named)),
         (VIDEO_CONSISTENCY, why_video_consistency_differs(named)),
     ):
         figures += group if why is None else ()
@@ -277,6 +227,12 @@ def compare(folders: Sequence[Path | str], *, resamples: int = 2000, seed: int =
     notes += _interval_notes(len(runs[0].videos), rows, class_rows)
     notes += _speed_notes(labels, runs)
     return Comparison(labels, runs, rows, class_rows, tuple(notes), resamples, seed)
+
+
+def tc_of(runs: Sequence[SavedEvaluation]) -> str:
+    """The protocol of TC of the runs, where they can stand in one table."""
+    measured = (run for run in runs if run.sums["steady_union"].any())
+    return next((run.consistency.get("protocol", "vidseg") for run in measured), "vidseg")
 
 
 @dataclass(frozen=True)

@@ -6,14 +6,11 @@ import math
 from dataclasses import dataclass
 
 from vidseg.data.clip import IGNORE
+from vidseg.inference.figures import CLASS_FIGURES, WINDOWS_FRAMES
 from vidseg.metrics.confusion import ConfusionMatrix
-from vidseg.metrics.consistency import TemporalConsistency
+from vidseg.metrics.consistency import OFFICIAL_PROTOCOLS, Protocol, TemporalConsistency
+from vidseg.metrics.official_consistency import OfficialTemporalConsistency
 from vidseg.metrics.video_consistency import VideoConsistency
-
-WINDOWS_FRAMES = (8, 16)
-"""The n of VC_n that the field reports."""
-CLASS_FIGURES = ("iou", "boundary_iou", "accuracy", "temporal_consistency", "flicker")
-"""Figures that each class has, in the order in which they are shown."""
 
 
 @dataclass
@@ -23,8 +20,10 @@ class VideoCounts:
     Attributes:
         confusion: of all pixels with a true class.
         boundary: of those within 5 px of another true class.
-        consistency: labels against the previous labels along the motion.
-        truth_consistency: the same of the truth, which shows what the measure itself costs.
+        consistency: labels against the previous labels along the motion; by an official protocol
+            of TC against the next ones, and then it has no flicker.
+        truth_consistency: by "vidseg" the same of the truth, which shows what the measure itself
+            costs; empty by an official protocol, which knows no void.
         vc: window length -> video consistency.
         vc_correct: the same, of labels that are also right.
         num_frames: frames that were measured: those with a truth, or all.
@@ -34,7 +33,7 @@ class VideoCounts:
 
     confusion: ConfusionMatrix
     boundary: ConfusionMatrix
-    consistency: TemporalConsistency
+    consistency: TemporalConsistency | OfficialTemporalConsistency
     truth_consistency: TemporalConsistency
     vc: dict[int, VideoConsistency]
     vc_correct: dict[int, VideoConsistency]
@@ -50,6 +49,7 @@ class VideoCounts:
         *,
         void_is_error: bool = False,
         has_void_labels: bool = False,
+        tc: Protocol = "vidseg",
     ) -> VideoCounts:
         """Counts of nothing.
 
@@ -58,6 +58,7 @@ class VideoCounts:
             ignore: the value of void.
             void_is_error: labels on void pixels are false positives.
             has_void_labels: label maps may hold void, which is a miss of the true class.
+            tc: protocol of `consistency`.
         """
 
         def matrix() -> ConfusionMatrix:
@@ -74,7 +75,7 @@ class VideoCounts:
         return cls(
             matrix(),
             matrix(),
-            TemporalConsistency(num_classes, ignore),
+            empty_consistency(tc, num_classes, ignore),
             TemporalConsistency(num_classes, ignore),
             windows(correct=False),
             windows(correct=True),
@@ -88,7 +89,8 @@ class VideoCounts:
         """
         self.confusion.merge(other.confusion)
         self.boundary.merge(other.boundary)
-        self.consistency.merge(other.consistency)
+        # Both are of one protocol, or this raises.
+        self.consistency.merge(other.consistency)  # pyright: ignore[reportArgumentType]
         self.truth_consistency.merge(other.truth_consistency)
         for n in WINDOWS_FRAMES:
             self.vc[n].merge(other.vc[n])
@@ -107,7 +109,7 @@ class VideoCounts:
             "pixel_accuracy": self.confusion.pixel_accuracy(),
             "mean_class_accuracy": self.confusion.mean_class_accuracy(),
             "temporal_consistency": self.consistency.mean_iou(),
-            "flicker": self.consistency.flicker(),
+            "flicker": self._flicker().flicker(),
             **{f"vc{n}": vc.mean_consistency() for n, vc in self.vc.items()},
             **{f"vc{n}_correct": vc.mean_consistency() for n, vc in self.vc_correct.items()},
             "truth_temporal_consistency": self.truth_consistency.mean_iou(),
@@ -122,12 +124,27 @@ class VideoCounts:
             self.boundary.iou(),
             self.confusion.class_accuracy(),
             self.consistency.iou(),
-            self.consistency.class_flicker(),
+            self._flicker().class_flicker(),
         )
         return {
             name: [_or_none(value) for value in column.tolist()]
             for name, column in zip(CLASS_FIGURES, columns, strict=True)
         }
+
+    def _flicker(self) -> TemporalConsistency:
+        """What flicker is computed from: nothing by an official protocol."""
+        if isinstance(self.consistency, TemporalConsistency):
+            return self.consistency
+        return TemporalConsistency(self.consistency.num_classes)
+
+
+def empty_consistency(
+    tc: Protocol, num_classes: int, ignore: int = IGNORE
+) -> TemporalConsistency | OfficialTemporalConsistency:
+    """Counts of no pair, by a protocol of TC."""
+    if tc in OFFICIAL_PROTOCOLS:
+        return OFFICIAL_PROTOCOLS[tc](num_classes)
+    return TemporalConsistency(num_classes, ignore)
 
 
 def _or_none(value: float) -> float | None:

@@ -20,6 +20,7 @@ from vidseg.inference.motion import Size, open_motion
 from vidseg.inference.scoring import Scorer
 from vidseg.inference.sliding import SlidingWindow, sliding_name
 from vidseg.inference.stream import now_s
+from vidseg.metrics.consistency import Protocol
 from vidseg.segmenter import Memory, Segmentation, VideoSegmenter
 from vidseg.weights import Card
 
@@ -33,6 +34,7 @@ def evaluate(
     dataset: VideoDataset,
     *,
     flow: FlowEstimator | Literal["exact"] | None = None,
+    tc: Protocol = "vidseg",
     every_frame: bool = False,
     device: torch.device | str | None = None,
     precision: Precision = "fp32",
@@ -58,8 +60,10 @@ def evaluate(
         dataset: labels are compared at their own size, whatever the frames' size is.
         flow: along which neighbouring frames are compared: an estimator, such as
             `vidseg.flow.DIS()`, "exact" where the data set was rendered, or None for no comparison.
-        every_frame: run through all frames of the videos, also where labels are sparse, so that
-            neighbouring frames can be compared.
+        tc: protocol of TC. "etc-official" and "vspw-official" are for comparison with published
+            figures; they measure no flicker. See `vidseg.metrics.temporal_consistency`.
+        every_frame: run through all frames of the videos, also where labels are sparse or missing,
+            so that neighbouring frames can be compared.
         device: where to run; default: where the model is. The model is moved there.
         precision: "bf16" and "fp16" run under autocast.
         batch_size: windows, or streams in lockstep, per forward pass.
@@ -82,9 +86,11 @@ def evaluate(
     """
     _check_options(precision, batch_size, scales)
     _check_classes(model, dataset)
-    wanted = labelled_frames(dataset, max_videos=max_videos, max_frames=max_frames)
+    wanted = labelled_frames(
+        dataset, max_videos=max_videos, max_frames=max_frames, every_frame=every_frame
+    )
     device = torch.device(device) if device is not None else _device_of(model)
-    motion = open_motion(flow, dataset)
+    motion = open_motion(flow, dataset, tc)
     streamed = [v for v in wanted if every_frame or _stream_is_cheaper(model, v, wanted)]
     windowed = [video for video in wanted if video not in streamed]
     total = sum(len(video) for video in streamed) + sum(len(wanted[video]) for video in windowed)
@@ -239,7 +245,7 @@ def _run_streams(
     for group in _same_size(dataset, videos, batch_size):
         steps = range(max(len(video) for video in group))
         # One grid for a video: frames without a truth are labelled at the size of the truth too.
-        sizes = [_size(read_truth(dataset, video, wanted[video][0])) for video in group]
+        sizes = [_grid(dataset, video, wanted[video]) for video in group]
 
         def read(
             step: int, group: list[Video] = group
@@ -298,6 +304,13 @@ def _read(
 ) -> tuple[np.ndarray, np.ndarray | None]:
     image = dataset.read_frame(video.frames[index])
     return image, read_truth(dataset, video, index) if index in wanted else None
+
+
+def _grid(dataset: VideoDataset, video: Video, wanted: tuple[int, ...]) -> Size:
+    """The size of a video's label maps: of its truth, of its frames where it has none."""
+    if wanted:
+        return _size(read_truth(dataset, video, wanted[0]))
+    return _size(dataset.read_frame(video.frames[0]))
 
 
 def _stack(images: list[np.ndarray], video: Video) -> np.ndarray:

@@ -18,7 +18,9 @@ from torch import Tensor
 
 from vidseg.atomic import replacing, write_text
 from vidseg.data.clip import Video
-from vidseg.inference.counts import CLASS_FIGURES, WINDOWS_FRAMES, VideoCounts
+from vidseg.inference.counts import VideoCounts
+from vidseg.inference.figures import CLASS_FIGURES, FIGURES, OVER_CLASSES, WINDOWS_FRAMES
+from vidseg.metrics.consistency import Protocol
 
 SAVED_MAPS = "saved label maps"
 """What the convention `run_as` says where no model ran."""
@@ -119,8 +121,14 @@ class Evaluation:
             first.ignore,
             void_is_error=first.void_truth == "false_positive",
             has_void_labels=first.void_labels == "miss",
+            tc=self.tc,
         )
         return functools.reduce(VideoCounts.merge, self.videos.values(), empty)
+
+    @property
+    def tc(self) -> Protocol:
+        """The protocol of TC."""
+        return self.protocols.get("consistency", {}).get("protocol", "vidseg")
 
     @cached_property
     def figures(self) -> dict[str, float | None]:
@@ -165,11 +173,7 @@ class Evaluation:
     @cached_property
     def absent(self) -> dict[str, str]:
         """Why a figure is None, by its name, in words."""
-        return {
-            name: _why(name, self.total, self.conventions, self.protocols)
-            for name, value in self.figures.items()
-            if value is None
-        }
+        return {name: _why(name, self) for name, value in self.figures.items() if value is None}
 
     def summary(self, name: str, command: str | None = None) -> dict[str, Any]:
         """All that is known as plain JSON values, but for the counts; None stands for no figure.
@@ -261,35 +265,6 @@ class Evaluation:
         return rows.getvalue()
 
 
-FIGURES = (
-    "mean_iou",
-    "boundary_mean_iou",
-    "weighted_iou",
-    "mean_video_iou",
-    "pixel_accuracy",
-    "mean_class_accuracy",
-    "temporal_consistency",
-    "flicker",
-    "vc8",
-    "vc16",
-    "vc8_correct",
-    "vc16_correct",
-    "truth_temporal_consistency",
-    "truth_flicker",
-    "ms_per_frame",
-)
-"""The names of all figures, in the order in which they are shown."""
-
-OVER_CLASSES = {
-    "iou": "mean_iou",
-    "boundary_iou": "boundary_mean_iou",
-    "accuracy": "mean_class_accuracy",
-    "temporal_consistency": "temporal_consistency",
-    "flicker": "flicker",
-}
-"""The figure over all classes that stands below a column of `CLASS_FIGURES`."""
-
-
 def json_text(summary: dict[str, Any]) -> str:
     """A summary as JSON: a line per frame of the series, the rest indented."""
     rows = [json.dumps(row, allow_nan=False) for row in summary["series"]]
@@ -299,27 +274,27 @@ def json_text(summary: dict[str, Any]) -> str:
     return f'{text.removesuffix("}").rstrip()},\n  "series": [\n    {series}\n  ]\n}}\n'
 
 
-def _why(
-    name: str,
-    total: VideoCounts,
-    conventions: dict[str, Any],
-    protocols: dict[str, dict[str, Any]],
-) -> str:
+def _why(name: str, evaluation: Evaluation) -> str:
     """Why a figure cannot be had."""
+    total, tc = evaluation.total, evaluation.tc
     if name == "ms_per_frame":
         return "no network ran"
     needs_truth = name not in ("temporal_consistency", "flicker")
     if needs_truth and not total.num_scored:
         return "there are no true labels"
     needs_flow = "temporal_consistency" in name or "flicker" in name
-    if needs_flow and protocols.get("consistency", {}).get("flow") is None:
+    if needs_flow and evaluation.protocols.get("consistency", {}).get("flow") is None:
         return "no flow was asked for"
+    if needs_flow and tc != "vidseg" and name != "temporal_consistency":
+        return f"protocol {tc} is of TC alone; the protocol vidseg (--tc vidseg) measures it"
     if needs_flow and not total.num_pairs:
-        return "no two neighbouring frames were scored" + _hint(conventions)
+        return "no two neighbouring frames were scored" + _hint(evaluation.conventions)
     if needs_flow:
         return "nothing could be followed from one frame to the next"
     if name.startswith("vc"):
         n = int(name.removeprefix("vc").removesuffix("_correct"))
+        if all(counts.num_scored < n for counts in evaluation.videos.values()):
+            return f"no video has {n} labelled frames in a row"
         return f"no pixel keeps its true class through {n} labelled frames in a row"
     if name == "boundary_mean_iou":
         return "no two true classes are within 5 px of each other"
@@ -327,7 +302,7 @@ def _why(
 
 
 def _hint(conventions: dict[str, Any]) -> str:
-    if conventions.get("run_as") == SAVED_MAPS:
+    if conventions.get("every_frame") is not False:  # nothing ran, or all frames did
         return ""
     return "; every_frame=True (--every-frame) runs all frames of the videos"
 

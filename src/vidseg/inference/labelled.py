@@ -11,7 +11,11 @@ from vidseg.data.clip import Video, VideoDataset
 
 
 def labelled_frames(
-    dataset: VideoDataset, *, max_videos: int | None = None, max_frames: int | None = None
+    dataset: VideoDataset,
+    *,
+    max_videos: int | None = None,
+    max_frames: int | None = None,
+    every_frame: bool = False,
 ) -> dict[Video, tuple[int, ...]]:
     """Which frames are scored: video -> indices of its labelled frames.
 
@@ -19,6 +23,7 @@ def labelled_frames(
         dataset: where from.
         max_videos: only the first videos that have labels.
         max_frames: at most so many labelled frames, evenly spread over these videos.
+        every_frame: videos without labels are listed too, with no index.
 
     Raises:
         ValueError: a limit is below 1, or nothing is labelled.
@@ -26,16 +31,16 @@ def labelled_frames(
     for name, limit in (("max_videos", max_videos), ("max_frames", max_frames)):
         if limit is not None and limit < 1:
             raise ValueError(f"{name} must be at least 1, got {limit}")
-    videos = [video for video in dataset.videos if video.labelled][:max_videos]
+    videos = [video for video in dataset.videos if every_frame or video.labelled][:max_videos]
     places = [(video, index) for video in videos for index in video.labelled]
-    if not places:
+    if not places and not every_frame:
         raise ValueError(
-            f"{dataset.name} has no labelled frame to score; a video without labels is measured "
-            "by evaluate_videos (--video)"
+            f"{dataset.name} has no labelled frame to score; every_frame=True (--every-frame) "
+            "measures steadiness and speed without labels"
         )
     if max_frames is not None and max_frames < len(places):
         places = [places[i * len(places) // max_frames] for i in range(max_frames)]
-    chosen: dict[Video, list[int]] = {}
+    chosen: dict[Video, list[int]] = {video: [] for video in videos if not video.labelled}
     for video, index in places:
         chosen.setdefault(video, []).append(index)
     return {video: tuple(indices) for video, indices in chosen.items()}

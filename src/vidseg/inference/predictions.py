@@ -14,6 +14,7 @@ from vidseg.inference.evaluation import SAVED_MAPS, Evaluation, Observed, Observ
 from vidseg.inference.labelled import dataset_conventions, label_file, labelled_frames, read_truth
 from vidseg.inference.motion import open_motion
 from vidseg.inference.scoring import Scorer
+from vidseg.metrics.consistency import Protocol
 
 
 def evaluate_predictions(
@@ -21,6 +22,7 @@ def evaluate_predictions(
     dataset: VideoDataset,
     *,
     flow: FlowEstimator | Literal["exact"] | None = None,
+    tc: Protocol = "vidseg",
     max_videos: int | None = None,
     max_frames: int | None = None,
     observe: Observer | None = None,
@@ -36,6 +38,7 @@ def evaluate_predictions(
         dataset: the truth.
         flow: along which labelled neighbours are compared: an estimator, "exact" where the data
             set was rendered, or None for no comparison.
+        tc: protocol of TC, as for `evaluate`; the official ones allow no void in label maps.
         max_videos: score only the first videos.
         max_frames: score at most so many labelled frames, evenly spread.
         observe: called with every frame and what was measured of it.
@@ -53,7 +56,7 @@ def evaluate_predictions(
     scorer = Scorer(
         dataset,
         {video.name: frozenset(indices) for video, indices in wanted.items()},
-        motion=open_motion(flow, dataset),
+        motion=open_motion(flow, dataset, tc),
         observe=observe,
         has_void_labels=True,
     )

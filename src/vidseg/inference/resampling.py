@@ -9,6 +9,8 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from vidseg.inference.figures import WINDOWS_FRAMES
+
 INTERVAL = 0.95
 MAX_NUMBERS = 4_000_000  # float64 held at once by a chunk of draws: 32 MB
 # Percentile intervals of few videos are too narrow. Videos -> of 100 differences that are nothing
@@ -39,19 +41,27 @@ def sums_of_confusion(counts: np.ndarray, *, void_is_error: bool, prefix: str = 
     return {prefix + name: values.astype(np.float64) for name, values in named.items()}
 
 
-def sums_of_consistency(counts: np.ndarray, *, prefix: str) -> Sums:
+def sums_of_consistency(counts: np.ndarray, *, prefix: str, protocol: str = "vidseg") -> Sums:
     """Reduce counts of neighbouring frames to what TC and flicker need.
 
     Args:
         counts: (V, C, C) integers, `[video, previous, current]`, as `TemporalConsistency`.
         prefix: goes before the names.
+        protocol: of TC. By "etc-official" a class that never occurs counts as 0: its union is a
+            little above 0, as in the authors' division. An official one has no flicker: pixels
+            are 0.
 
     Returns:
         hits and union, (V, C), and pixels, (V, 1).
     """
+    pixels = counts.sum((1, 2))[:, None]
     hits = counts.diagonal(axis1=1, axis2=2)
     union = counts.sum(1) + counts.sum(2) - hits
-    named = {"hits": hits, "union": union, "pixels": counts.sum((1, 2))[:, None]}
+    if protocol == "etc-official":
+        union = union + 1e-10 * (pixels > 0)
+    if protocol != "vidseg":
+        pixels = np.zeros_like(pixels)
+    named = {"hits": hits, "union": union, "pixels": pixels}
     return {prefix + name: values.astype(np.float64) for name, values in named.items()}
 
 
@@ -87,7 +97,7 @@ def figures_of(sums: Sums) -> dict[str, np.ndarray]:
         consistency = _mean(_divide(hits, sums[f"{prefix}steady_union"]))
         figures[f"{prefix}temporal_consistency"] = consistency
         figures[f"{prefix}flicker"] = _divide(pixels - hits.sum(1), pixels)
-    for column, n in enumerate((8, 16)):
+    for column, n in enumerate(WINDOWS_FRAMES):
         windows = sums["vc_windows"][:, column]
         figures[f"vc{n}"] = _divide(sums["vc_total"][:, column], windows)
         figures[f"vc{n}_correct"] = _divide(sums["vc_correct_total"][:, column], windows)

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from vidseg.inference.figures import WINDOWS_FRAMES
 from vidseg.inference.resampling import (
     Sums,
     figures_of,
@@ -74,7 +75,8 @@ def read_evaluation(folder: Path | str) -> SavedEvaluation:
     if sorted(names) != sorted(record["videos"]):
         raise ValueError(f"counts.npz and metrics.json of {folder} name other videos; {_AGAIN}")
     order = np.argsort(names)
-    sums = _sums(counts, void_is_error=void == "counted as false positives")
+    tc = protocols.get("consistency", {}).get("protocol", "vidseg")
+    sums = _sums(counts, void_is_error=void == "counted as false positives", tc=tc)
     run = SavedEvaluation(
         folder=folder,
         name=str(record["name"]),
@@ -150,7 +152,7 @@ def _read_counts(path: Path, num_classes: int) -> dict[str, np.ndarray]:
     missing = [name for name in (*shapes, "vc_n") if name not in counts]
     if missing:
         raise ValueError(f"{path} lacks {', '.join(missing)}; {_AGAIN}")
-    if counts["vc_n"].tolist() != [8, 16]:
+    if counts["vc_n"].tolist() != list(WINDOWS_FRAMES):
         raise ValueError(f"vc_n in {path} must be 8 and 16, got {counts['vc_n'].tolist()}")
     num_videos = counts["names"].size
     for name, shape in shapes.items():
@@ -168,11 +170,11 @@ def _read_counts(path: Path, num_classes: int) -> dict[str, np.ndarray]:
     return counts
 
 
-def _sums(counts: dict[str, np.ndarray], *, void_is_error: bool) -> Sums:
+def _sums(counts: dict[str, np.ndarray], *, void_is_error: bool, tc: str) -> Sums:
     sums = {
         **sums_of_confusion(counts["confusion"], void_is_error=void_is_error),
         **sums_of_confusion(counts["boundary"], void_is_error=void_is_error, prefix="boundary_"),
-        **sums_of_consistency(counts["consistency"], prefix="steady_"),
+        **sums_of_consistency(counts["consistency"], prefix="steady_", protocol=tc),
         **sums_of_consistency(counts["truth_consistency"], prefix="truth_steady_"),
     }
     for name in ("vc_total", "vc_windows", "vc_correct_total"):

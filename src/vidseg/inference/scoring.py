@@ -24,7 +24,7 @@ from vidseg.inference.evaluation import (
 )
 from vidseg.inference.motion import Motion
 from vidseg.metrics.boundary import boundary_band
-from vidseg.metrics.consistency import TemporalConsistency
+from vidseg.metrics.consistency import Protocol, TemporalConsistency
 from vidseg.metrics.video_consistency import RunningVideo
 
 BOUNDARY_PX = 5
@@ -39,7 +39,8 @@ class Scorer:
     Args:
         dataset: its classes, its rule for void, and the frames of saved label maps.
         coming: name of a video -> the indices of its frames that will come.
-        motion: along which neighbouring frames are compared; None: they are not.
+        motion: along which neighbouring frames are compared, and by which protocol of TC; None:
+            they are not.
         observe: called with every frame and what was measured of it.
         every_frame: frames without a truth count too, for consistency. Otherwise they are passed
             over, so that a figure does not depend on whether a model ran through them.
@@ -60,6 +61,7 @@ class Scorer:
         self.dataset = dataset
         self.coming = coming
         self.motion = motion
+        self.tc: Protocol = "vidseg" if motion is None else motion.protocol
         self.observe = observe
         self.every_frame = every_frame
         self.has_void_labels = has_void_labels
@@ -140,7 +142,7 @@ class Scorer:
                     **{key: conventions[key] for key in decides if key in conventions},
                     "boundary": f"within {BOUNDARY_PX} px of another true class",
                 },
-                "consistency": {"protocol": "vidseg", **flow, **rate},
+                "consistency": {"protocol": self.tc, **flow, **rate},
             },
             series=[figures for name in order for figures in self._series[name]],
             ms_per_frame=ms_per_frame,
@@ -152,6 +154,7 @@ class Scorer:
             self.dataset.ignore,
             void_is_error=self.dataset.void_is_error,
             has_void_labels=self.has_void_labels,
+            tc=self.tc,
         )
 
     def _add_truth(self, counts: VideoCounts, frame: Observed) -> float | None:
@@ -208,13 +211,18 @@ class Scorer:
         assert now.image is not None, "the frame was given its image"
         size = now.labels.shape[0], now.labels.shape[1]
         flow, valid = motion(now.video, now.frame_index, before.image, now.image, size)
+        counts.num_pairs += 1
+        labels = np.stack([before.labels, now.labels])
+        if not isinstance(counts.consistency, TemporalConsistency):
+            counts.consistency.update(labels, flow[None])
+            return None, None
+        assert valid is not None, "the motion says where the past was visible"
         alone = TemporalConsistency(self.dataset.num_classes, self.dataset.ignore)
-        alone.update(np.stack([before.labels, now.labels]), flow[None], valid[None])
+        alone.update(labels, flow[None], valid[None])
         counts.consistency.merge(alone)
         if before.truth is not None and now.truth is not None:
             truths = np.stack([before.truth, now.truth])
             counts.truth_consistency.update(truths, flow[None], valid[None])
-        counts.num_pairs += 1
         flicker = alone.flicker()
         changed = self._changed(before, now, flow, valid) if self.observe else None
         return None if np.isnan(flicker) else flicker, changed

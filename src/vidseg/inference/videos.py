@@ -20,6 +20,7 @@ from vidseg.inference.scoring import Scorer
 from vidseg.inference.sliding import SlidingWindow, sliding_name
 from vidseg.inference.stream import FrameResult, classes_of, segment
 from vidseg.inference.video import FrameReader, read_video
+from vidseg.metrics.consistency import Protocol
 from vidseg.segmenter import VideoSegmenter
 
 
@@ -29,6 +30,7 @@ def evaluate_videos(
     *,
     labels: Sequence[Path | str] = (),
     flow: FlowEstimator | None = None,
+    tc: Protocol = "vidseg",
     device: torch.device | str | None = None,
     sliding: tuple[Size, Size] | None = None,
     max_frames: int | None = None,
@@ -47,6 +49,7 @@ def evaluate_videos(
             of class indices, 255 where void, named as the frame's image, or with the number of
             the frame (from 0) at the end of the name. Frames without one are not scored.
         flow: along which neighbouring frames are compared; None for no comparison.
+        tc: protocol of TC, as for `evaluate`.
         device: where to run; default: where the model is. The model is moved there.
         sliding: ((crop height, crop width), (stride height, stride width)); default whole image.
         max_frames: only so many frames of each video, from its start.
@@ -59,6 +62,8 @@ def evaluate_videos(
     """
     if max_frames is not None and max_frames < 1:
         raise ValueError(f"max_frames must be at least 1, got {max_frames}")
+    if not sources:
+        raise ValueError("give one video or more to measure, got none")
     if labels and len(labels) != len(sources):
         raise ValueError(
             f"give as many folders of labels as videos, or none: got {len(labels)} for "
@@ -69,7 +74,7 @@ def evaluate_videos(
     scorer = Scorer(
         dataset,
         {video.name: range(len(video)) for video in dataset.videos},
-        motion=open_motion(flow, dataset),
+        motion=open_motion(flow, dataset, tc),
         observe=observe,
         every_frame=True,
     )
@@ -157,7 +162,10 @@ def _label_files(folder: Path, reader: FrameReader) -> dict[int, Path]:
             raise ValueError(f"{path} and {found[index].name} name the same frame")
         found[index] = path
     if not found:
-        raise FileNotFoundError(f"{folder} holds no PNG of labels")
+        example = f"{next(iter(stems), '000000')}.png"
+        raise FileNotFoundError(
+            f"{folder} holds no PNG of labels; wanted class indices, named such as {example}"
+        )
     return found
 
 

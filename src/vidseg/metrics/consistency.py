@@ -21,7 +21,12 @@ from vidseg.metrics.official_consistency import (
     VspwTemporalConsistency,
 )
 
-_OFFICIAL = {"etc-official": EtcTemporalConsistency, "vspw-official": VspwTemporalConsistency}
+Protocol = Literal["vidseg", "etc-official", "vspw-official"]
+"""The rules that TC is counted by."""
+OFFICIAL_PROTOCOLS = {
+    "etc-official": EtcTemporalConsistency,
+    "vspw-official": VspwTemporalConsistency,
+}
 
 
 class TemporalConsistency:
@@ -181,7 +186,7 @@ def temporal_consistency(
     *,
     num_classes: int,
     ignore: int = 255,
-    protocol: Literal["vidseg", "etc-official", "vspw-official"] = "vidseg",
+    protocol: Protocol = "vidseg",
     flows_t_to_next: Tensor | np.ndarray | None = None,
 ) -> float:
     """TC of one clip: mean IoU between the labels of neighbouring frames along the motion.
@@ -207,17 +212,17 @@ def temporal_consistency(
     Raises:
         ValueError: an unknown protocol, flow of the other protocol's direction, or as `update`.
     """
-    if protocol in _OFFICIAL:
+    if protocol in OFFICIAL_PROTOCOLS:
         if flows_t_to_next is None or flows_t_to_previous is not None or valid is not None:
             raise ValueError(
                 f'protocol "{protocol}" needs flows_t_to_next, and neither flows_t_to_previous '
                 "nor valid: it warps the next frame to this one, without a mask"
             )
-        official = _OFFICIAL[protocol](num_classes)
+        official = OFFICIAL_PROTOCOLS[protocol](num_classes)
         official.update(labels, flows_t_to_next)
         return official.mean_iou()
     if protocol != "vidseg":
-        known = ", ".join(f'"{name}"' for name in ("vidseg", *_OFFICIAL))
+        known = ", ".join(f'"{name}"' for name in ("vidseg", *OFFICIAL_PROTOCOLS))
         raise ValueError(f"protocol must be one of {known}, got {protocol!r}")
     if flows_t_to_previous is None or flows_t_to_next is not None:
         raise ValueError(

@@ -1,10 +1,10 @@
 """The report of a comparison: figures of runs beside each other, differences with intervals."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 from vidseg.inference.comparison import Comparison, Estimate, Row
+from vidseg.inference.figures import counted
 from vidseg.report import charts, html
-from vidseg.report.words import MEANINGS
 
 MAX_CLASS_ROWS = 30
 
@@ -17,10 +17,10 @@ def comparison_page(comparison: Comparison, *, command: str | None = None) -> ht
         command: what made the report.
     """
     first, *others = comparison.labels
-    videos = "1 video" if comparison.num_videos == 1 else f"{comparison.num_videos} videos"
     page = html.Page(
         " and ".join(comparison.labels) if len(others) == 1 else f"{first} and {len(others)} more",
-        f"Evaluations of the same {videos}. In brackets: the 95 % interval over the videos.",
+        f"Evaluations of the same {counted(comparison.num_videos, 'video')}. In brackets: the 95 % "
+        "interval over the videos.",
     )
     page.add("Figures", _figures(comparison), html.bullets(comparison.notes))
     for index, label in enumerate(others):
@@ -32,7 +32,7 @@ def comparison_page(comparison: Comparison, *, command: str | None = None) -> ht
         )
         if comparison.class_rows:
             page.add(f"IoU of each class, {label} beside {first}", *_classes(comparison, index))
-    page.add("What the figures mean", _meanings(comparison.rows))
+    page.add("What the figures mean", _meanings(comparison))
     page.add(
         "How it was measured",
         *_runs(comparison),
@@ -94,9 +94,8 @@ def _scaled(estimate: Estimate, row: Row) -> tuple[float | None, float | None, f
     return scaled(estimate.value), scaled(estimate.low), scaled(estimate.high)
 
 
-def _meanings(rows: Sequence[Row]) -> html.Html:
-    known = [(row.figure.title, MEANINGS[row.figure.key]) for row in rows]
-    return html.facts(dict(known))
+def _meanings(comparison: Comparison) -> html.Html:
+    return html.facts({row.figure.title: row.figure.meaning for row in comparison.rows})
 
 
 def _runs(comparison: Comparison) -> list[html.Html]:

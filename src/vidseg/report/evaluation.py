@@ -6,25 +6,24 @@ from itertools import groupby
 import numpy as np
 
 from vidseg.inference.evaluation import Evaluation, FrameFigures
+from vidseg.inference.figures import CLASS_FIGURES, counted, figures_by, say_absent
 from vidseg.report import charts, html, pictures
 from vidseg.report.moments import FLICKERS, INACCURATE, SLOW, SPREAD, Moment, Samples
-from vidseg.report.words import MEANINGS, TITLES
 
 __all__ = ["Samples", "evaluation_page"]
 
 HEADLINE = ("mean_iou", "temporal_consistency", "flicker", "vc8", "ms_per_frame")
-CLASS_COLUMNS = {
-    "iou": "IoU",
-    "boundary_iou": "boundary IoU",
-    "accuracy": "accuracy",
-    "temporal_consistency": "TC",
-    "flicker": "flicker",
-}
 VIDEO_COLUMNS = ("mean_iou", "pixel_accuracy", "temporal_consistency", "flicker", "vc8")
 MAX_ROWS = 40  # of a table; further ones are folded away
 MAX_VIDEO_ROWS = 500
 MAX_CONFUSED = 30  # classes of a confusion matrix; of more, the most confused pairs are shown
 MAX_TIMELINES = 6
+
+VIDSEG_TC = (
+    "TC and flicker, protocol vidseg: the previous labels are sampled where the flow points (the "
+    "nearest pixel, labels are never blended) and compared with the current ones where that is "
+    "valid. Figures with another flow or another rule for what is valid do not compare with these."
+)
 
 ReadFrame = Callable[[Moment], np.ndarray | None]
 
@@ -62,7 +61,7 @@ def evaluation_page(
 
 def _lead(evaluation: Evaluation) -> str:
     total = evaluation.total
-    frames = f"{_counted(total.num_frames, 'frame')} of {_counted(len(evaluation.videos), 'video')}"
+    frames = f"{counted(total.num_frames, 'frame')} of {counted(len(evaluation.videos), 'video')}"
     scored = (
         f"{total.num_scored} of them have a truth"
         if 0 < total.num_scored < total.num_frames
@@ -71,7 +70,7 @@ def _lead(evaluation: Evaluation) -> str:
         else "none of them has a truth"
     )
     pairs = (
-        f"{_counted(total.num_pairs, 'pair')} of neighbouring frames compared along the motion"
+        f"{counted(total.num_pairs, 'pair')} of neighbouring frames compared along the motion"
         if total.num_pairs
         else "no neighbouring frames compared"
     )
@@ -79,19 +78,16 @@ def _lead(evaluation: Evaluation) -> str:
 
 
 def _figures(evaluation: Evaluation) -> list[html.Html]:
-    figures = evaluation.figures
+    figures, known = evaluation.figures, figures_by(evaluation.tc)
     headline = {
-        TITLES[key]: _read(key, figures[key]) for key in HEADLINE if figures[key] is not None
+        known[key].title: _read(key, figures[key]) for key in HEADLINE if figures[key] is not None
     }
     rows = [
-        (TITLES[key], _read(key, value), MEANINGS[key])
+        (known[key].title, _read(key, value), known[key].meaning)
         for key, value in figures.items()
         if value is not None
     ]
-    absent = []
-    for reason in dict.fromkeys(evaluation.absent.values()):
-        names = [TITLES[key] for key, why in evaluation.absent.items() if why == reason]
-        absent.append(f'"-" for {", ".join(names)}: {reason}.')
+    absent = [f"{line}." for line in say_absent(evaluation.absent, known)]
     return [html.tiles(headline), html.meanings(rows), *([html.bullets(absent)] if absent else [])]
 
 
@@ -105,7 +101,7 @@ def _classes(evaluation: Evaluation) -> list[html.Html]:
     columns = evaluation.total.class_figures()
     series = {
         title: [np.nan if value is None else value for value in columns[key]]
-        for key, title in CLASS_COLUMNS.items()
+        for key, title in CLASS_FIGURES.items()
         if any(value is not None for value in columns[key])
     }
 
@@ -154,7 +150,7 @@ def _timelines(evaluation: Evaluation, samples: Sequence[Moment]) -> list[html.H
         "or that have no truth, leave a gap."
     )
     if shown < len(frames):
-        intro += f" {shown} of {_counted(len(frames), 'video')}: those with the worst frames first."
+        intro += f" {shown} of {counted(len(frames), 'video')}: those with the worst frames first."
     return [html.paragraph(intro), *drawn]
 
 
@@ -314,7 +310,7 @@ def _videos(evaluation: Evaluation) -> list[html.Html]:
         (name, evaluation.videos[name].num_frames, *(html.percent(row[key]) for key in keys))
         for name, row in figures.items()
     ]
-    columns = ("video", "frames", *(TITLES[key] for key in keys))
+    columns = ("video", "frames", *(figures_by(evaluation.tc)[key].title for key in keys))
     parts = [html.table(columns, rows[:MAX_ROWS])]
     if rest := rows[MAX_ROWS:MAX_VIDEO_ROWS]:
         parts.append(html.details(f"{len(rest)} more videos", html.table(columns, rest)))
@@ -338,15 +334,9 @@ def _conventions(evaluation: Evaluation, command: str | None) -> list[html.Html]
             html.paragraph("Neighbouring frames were not compared: no flow was asked for.")
         )
     else:
-        parts += [
-            html.paragraph(
-                "TC and flicker, protocol vidseg: the previous labels are sampled where the flow "
-                "points (the nearest pixel, labels are never blended) and compared with the "
-                "current ones where that is valid. Figures with another flow or another rule for "
-                "what is valid do not compare with these."
-            ),
-            html.facts(consistency),
-        ]
+        tc = figures_by(evaluation.tc)["temporal_consistency"]
+        words = VIDSEG_TC if evaluation.tc == "vidseg" else f"{tc.title}: {tc.meaning}"
+        parts += [html.paragraph(words), html.facts(consistency)]
     if evaluation.num_scored:
         parts.append(
             html.paragraph(
@@ -356,7 +346,3 @@ def _conventions(evaluation: Evaluation, command: str | None) -> list[html.Html]
         )
     parts += [html.heading("The run"), html.facts(rest)]
     return [*parts, *([html.code(command)] if command else [])]
-
-
-def _counted(number: int, what: str) -> str:
-    return f"{number} {what}" if number == 1 else f"{number} {what}s"
