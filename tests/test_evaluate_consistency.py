@@ -280,6 +280,7 @@ def test_a_cut_is_not_compared():
     ("flow", "message"),
     [
         (torch.full((2, *SIZE), torch.nan), r"finite flow .* frame 2 of a, got .* with NaN"),
+        (np.zeros((2, *SIZE), np.float32), "must give a tensor, got ndarray"),
         (torch.zeros(2, 5, 5), r"shape \(2, 24, 32\) for frame 2 of a, got \(2, 5, 5\)"),
     ],
 )
@@ -288,7 +289,7 @@ def test_unfit_flow_is_refused(flow, message):
         def __call__(self, image_t: np.ndarray, image_s: np.ndarray) -> Tensor:
             return flow
 
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((ValueError, TypeError), match=message):
         evaluate(by_colour(), Drifting(video("a", 3)), flow=Unfit())
 
 

@@ -87,6 +87,7 @@ def test_a_video_without_labels_has_consistency_and_speed(street):
     assert result.figures["ms_per_frame"] > 0
     assert result.conventions["frames_per_second"] == [10.0]
     assert [figures.time_s for figures in result.series] == pytest.approx(np.arange(6) / 10)
+    assert [figures.ms is None for figures in result.series] == [True] + 5 * [False]  # warm-up
     expected = [one.labels for one in segment(by_colour(), street)]
     np.testing.assert_array_equal([frame.labels for frame in frames], expected)
     pairs = TemporalConsistency(3)
@@ -95,6 +96,12 @@ def test_a_video_without_labels_has_consistency_and_speed(street):
         valid = forward_backward_consistent(*flows)[None]
         pairs.update(np.stack([before.labels, now.labels]), flows[0][None], valid)
     assert result.figures["temporal_consistency"] == pairs.mean_iou()
+
+
+def test_one_frame_has_nothing_to_compare_with(street):
+    result = evaluate_videos(by_colour(), [street], flow=Still(), max_frames=1)
+    assert result.absent["flicker"] == "no two neighbouring frames were scored"
+    assert result.figures["ms_per_frame"] > 0
 
 
 def test_labels_make_a_plain_video_a_labelled_one(tmp_path):
@@ -148,6 +155,8 @@ def test_wrong_sources_are_refused(street, tmp_path):
         evaluate_videos(by_colour(), [street], labels=[tmp_path, tmp_path])
     with pytest.raises(ValueError, match="given twice"):
         evaluate_videos(by_colour(), [street, street])
+    with pytest.raises(ValueError, match="give one video or more"):
+        evaluate_videos(by_colour(), [])
     with pytest.raises(ValueError, match="max_frames must be at least 1"):
         evaluate_videos(by_colour(), [street], max_frames=0)
     with pytest.raises(FileNotFoundError, match="no such file"):
@@ -222,6 +231,10 @@ def test_ctrl_c_leaves_nothing_half_written(weights_file, street, tmp_path, caps
         (["--video", "V", "--root", "x", "--flip"], "--root, --flip: these are for a data set"),
         (["--video", "V", "--predictions", "x"], "--predictions: this is for a data set"),
         (["--video", "V", "--every-frame"], "--every-frame: this is for a data set"),
+        (["--video", "V", "--data", "camvid", "--split", "val"], "--data, --split: these are for"),
+        (["--video", "V", "--data", "camvid"], "not for a --video; leave it out"),
+        (["--video", "V", "--out", __file__], "--out needs a folder, but"),
+        (["--video", "V", "--labels", "."], "named such as 000000.png"),
         (["--video", "V", "--flow", "exact"], "--flow exact is for rendered data sets"),
         (["--video", "V", "--flow", "dsi"], "unknown flow 'dsi'; did you mean 'dis'?"),
         (["--video", "V", "--flow", "none", "--flow-cache", "x"], "--flow-cache: this is for a"),

@@ -172,7 +172,7 @@ class _Runner:
         images: np.ndarray,
         memories: tuple[Memory | None, ...] | None,
         sizes: Sequence[Size],
-    ) -> tuple[list[np.ndarray], tuple[Memory | None, ...], float]:
+    ) -> tuple[list[np.ndarray], tuple[Memory | None, ...], float | None]:
         """Label the last of the frames.
 
         Args:
@@ -181,7 +181,8 @@ class _Runner:
             sizes: the (h, w) at which the label maps are wanted, one per stream.
 
         Returns:
-            B label maps (h, w) uint8, the next memories, and the network's ms per frame.
+            B label maps (h, w) uint8, the next memories, and the network's ms per frame, which
+            the first pass has not: it pays for the warm-up.
         """
         frames = self.card.normalise(torch.from_numpy(images).to(self.device))
         outputs, after = [], []
@@ -194,10 +195,11 @@ class _Runner:
             outputs.append(segmentation)
             after.append(memory)
         seconds, num_frames = now_s(self.device) - begin_s, images.shape[0] * images.shape[1]
+        ms = 1e3 * seconds / num_frames if self._passes else None
         self._passes.append((seconds, num_frames))
         by_size = {size: self._labels(outputs, size) for size in set(sizes)}
         labels = [by_size[size][row] for row, size in enumerate(sizes)]
-        return labels, tuple(after), 1e3 * seconds / num_frames
+        return labels, tuple(after), ms
 
     def _labels(self, outputs: list[Segmentation], size: Size) -> np.ndarray:
         if self.views == (_View(1.0, False),):

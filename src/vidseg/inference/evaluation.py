@@ -38,8 +38,8 @@ class Observed:
         image: (H, W, 3) uint8 RGB; None where saved label maps are scored.
         labels: (h, w) uint8 at the size of the video's truth (of its images where there is none).
         truth: (h, w) uint8, 255 where void; None for a frame that is not scored.
-        ms: the network's time for it: of its pass, divided by the frames of the pass; None where
-            no network ran.
+        ms: the network's time for it: of its pass, divided by the frames of the pass; None for
+            the first pass, which pays for the warm-up, and where no network ran.
         is_cut: a new scene begins here, so it is not compared with the frame before.
     """
 
