@@ -145,6 +145,32 @@ def test_two_processes_killed_in_mid_epoch_resume_bit_for_bit(tmp_path: Path) ->
     check_same_runs(tmp_path / "straight", tmp_path / "killed")
 
 
+@pytest.mark.slow
+def test_two_processes_with_motion_terms_resume_bit_for_bit(tmp_path: Path) -> None:
+    """The temporal loss, a teacher, and the ConvLSTM that is trained beside the student."""
+    spec = "model={name: pspnet_tiny, options: {channels: 48}}"
+    run_here(tmp_path, "teacher", spec, "iterations=1", "validation.every=0", "seed=5")
+    terms = (
+        spec,
+        "data.neighbours={offsets: [1], triplet: true}",
+        f"loss.temporal={{occlusion: true, flow: dis-ultrafast, flow_cache: {tmp_path}/flow}}",
+        f"loss.distillation={{teacher: {tmp_path}/teacher, precision: bf16, pixel: 1, "
+        "pair_wise: 1, pair_wise_frames: 1, multi_frame: 1, multi_frame_of: channels}",
+    )
+    killed = launch(tmp_path, "killed", 5, *terms, processes=2)
+    straight = launch(tmp_path, "straight", -1, *terms, processes=2)
+    ends = [end_of(killed), end_of(straight)]
+    assert ends[0][0] != 0, ends[0][1]
+    assert ends[1][0] == 0, ends[1][1]
+    assert Checkpoints(tmp_path / "killed/checkpoints", 2).step == 4, ends[0][1]
+    status, output = end_of(launch(tmp_path, "killed", -1, "workers=2", processes=2))
+    assert status == 0, output
+    check_same_runs(tmp_path / "straight", tmp_path / "killed")
+    logged = [r for r in read_metrics(tmp_path / "killed") if "loss" in r]
+    for name in ("main", "temporal", "pixel", "pair_wise", "pair_wise_frames", "multi_frame"):
+        assert all(record[name] > 0 for record in logged), name
+
+
 def test_a_longer_run_goes_on_where_the_shorter_one_ended(tmp_path, caplog) -> None:
     caplog.set_level("INFO")
     run_here(tmp_path, "run", "iterations=2", "validation.every=0")
