@@ -6,8 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 from vidseg import methods, weights
+from vidseg.data import TrainTransform
+from vidseg.data.pairs import Neighbours, PairDataset
+from vidseg.segmenter import PerFrame
 from vidseg.training.config import TrainingConfig
 from vidseg.training.folder import read_metrics
 from vidseg.training.loop import train
@@ -233,3 +237,120 @@ def test_terms_are_no_part_of_the_students_weights(teacher: Path):
     model = build_model(config, open_source(config.data))
     terms = MotionTerms(config.loss, Teacher(methods.load(teacher), model, "fp32"))
     assert {name.split(".")[0] for name, _ in terms.named_parameters()} == {"multi_frame"}
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_the_teacher_has_its_own_precision_and_no_gradient(precision: str, teacher: Path):
+    config = config_with(NEAR, f"loss.distillation={{teacher: {teacher}, pixel: 1}}")
+    model, batch = one_batch(config)
+    loaded = methods.load(teacher)
+    with torch.no_grad():
+        exact = loaded(batch["frames"])[0].logits
+    asked = Teacher(loaded, model, precision)(batch["frames"])
+    dtypes = {"fp32": torch.float32, "bf16": torch.bfloat16}
+    assert asked.logits.dtype == dtypes[precision]
+    assert not asked.logits.requires_grad
+    error = (asked.logits.float() - exact).abs().max() / exact.abs().max()
+    assert error < (1e-6 if precision == "fp32" else 3e-2)
+    TrainingStep(model, config.loss, Teacher(loaded, model, precision))(batch)["loss"].backward()
+    assert all(parameter.grad is None for parameter in loaded.parameters())
+
+
+def test_a_run_on_precomputed_scores_logs_every_term(teacher: Path, tmp_path: Path):
+    config = config_with(
+        NEAR,
+        "loss.temporal={flow: dis-ultrafast}",
+        f"loss.distillation={{teacher: {teacher}, pixel: 1, pair_wise_frames: 1, "
+        f"precomputed: {tmp_path / 'scores'}}}",
+        "loss.ohem={threshold: 0.9, min_kept: 50}",
+        "loss.class_weights=[1, 1, 2, 1, 1, 1, 3, 1, 1, 1, 2]",
+    )
+    run = train(config, tmp_path / "run")
+    table = (run.folder / "metrics.csv").read_text().splitlines()
+    columns = table[0].split(",")
+    assert {"loss", "main", "auxiliary", "temporal", "pixel", "pair_wise_frames"} <= set(columns)
+    for row in table[1:]:
+        record = dict(zip(columns, row.split(","), strict=True))
+        total = float(record["main"]) + 0.4 * float(record["auxiliary"])
+        total += 0.1 * float(record["temporal"])
+        total += float(record["pixel"]) + float(record["pair_wise_frames"])
+        assert float(record["loss"]) == pytest.approx(total, rel=1e-4)
+
+
+def test_hard_pixels_and_class_weights_change_the_loss_alone():
+    losses = {}
+    for overrides in (
+        (),
+        ("loss.ohem={threshold: 0.1, min_kept: 20}",),
+        ("loss.class_weights=[9, 1, 2, 1, 1, 1, 3, 1, 1, 1, 2]",),
+    ):
+        config = config_with(NEAR, "loss.temporal={}", *overrides)
+        model, batch = one_batch(config)
+        torch.manual_seed(0)
+        losses[overrides] = TrainingStep(model, config.loss)(batch)
+    plain, *others = losses.values()
+    for other in others:
+        assert other["main"] != plain["main"]
+        assert other["temporal"] == plain["temporal"]
+
+
+@pytest.mark.parametrize(
+    ("student", "larger"),
+    [("mobilenetv2", "r50"), ("r18", "r101"), ("r50", "mobilenetv2"), ("r101", "r18")],
+)
+def test_every_pspnet_is_student_and_teacher(student: str, larger: str):
+    spec = "{teacher: x, pixel: 1, pair_wise: 1, pair_wise_frames: 1}"
+    config = config_with(NEAR, "loss.temporal={}", f"loss.distillation={spec}")
+    ours, theirs = (
+        methods.create(f"pspnet_{variant}", num_classes=3) for variant in (student, larger)
+    )
+    frames = torch.randn(2, 2, 3, 33, 41, generator=torch.Generator().manual_seed(0))
+    batch = {
+        "frames": frames[:, :1],
+        "neighbours": frames[:, 1:],
+        "labels": torch.ones(2, 33, 41, dtype=torch.int64),
+        "flows": torch.zeros(2, 1, 2, 33, 41),
+    }
+    losses = TrainingStep(ours, config.loss, Teacher(theirs, ours, "fp32"))(batch)
+    assert {"temporal", "pixel", "pair_wise", "pair_wise_frames"} <= set(losses)
+    losses["loss"].backward()
+    first = next(ours.backbone.parameters()).grad
+    assert first is not None
+    assert first.isfinite().all()
+    assert float(first.abs().sum()) > 0
+
+
+class Halved:
+    """An estimator that forgets to scale its flow up."""
+
+    name = "halved"
+
+    def __call__(self, image_t, image_s):
+        return torch.zeros(2, image_t.shape[0] // 2, image_t.shape[1] // 2)
+
+
+def test_flow_of_another_size_is_refused():
+    config = config_with(NEAR, "loss.temporal={}")
+    dataset = open_source(config.data)
+    pairs = PairDataset(dataset, TrainTransform(crop=(32, 48)), Neighbours(), flow=Halved())
+    with pytest.raises(
+        ValueError, match=r"halved must give a flow of the frame's size \(2, 48, 64"
+    ):
+        pairs[0]
+    model, batch = one_batch(config)
+    batch["flows"] = batch["flows"][..., :16, :24]
+    with pytest.raises(ValueError, match="flow"):
+        TrainingStep(model, config.loss)(batch)
+
+
+def test_a_model_of_ones_own_with_any_teacher():
+    """Classes go by number where a model names none."""
+    ours = PerFrame(nn.Conv2d(3, 11, 3, padding=1), num_classes=11)
+    theirs = PerFrame(nn.Conv2d(3, 11, 3, padding=1), num_classes=11)
+    spec = "{teacher: x, pixel: 1, pair_wise: 1, pair_wise_frames: 1}"
+    config = config_with(NEAR, "loss.temporal={}", f"loss.distillation={spec}")
+    _, batch = one_batch(config_with(NEAR, "loss.temporal={}"))
+    losses = TrainingStep(ours, config.loss, Teacher(theirs, ours, "fp32"))(batch)
+    assert all(losses[name] > 0 for name in ("temporal", "pixel", "pair_wise", "pair_wise_frames"))
+    with pytest.raises(ValueError, match=r"the teacher has 4 classes, the student 11 classes;"):
+        Teacher(PerFrame(nn.Conv2d(3, 4, 1), num_classes=4), ours, "fp32")

@@ -104,7 +104,8 @@ class PairDataset(torch.utils.data.Dataset[PairSample]):
         shuffle: another order in each epoch.
 
     Raises:
-        ValueError: no frame has a neighbour.
+        ValueError: no frame has a neighbour; and when a sample is read, a file is damaged, sizes
+            differ within it, or the flow has another size than the frames.
     """
 
     def __init__(
@@ -153,7 +154,8 @@ class PairDataset(torch.utils.data.Dataset[PairSample]):
             number: global sample number, 0 or more, without upper limit.
 
         Raises:
-            ValueError: a file is damaged, or sizes differ within the sample.
+            ValueError: a file is damaged, sizes differ within the sample, or the flow has another
+                size than the frames.
         """
         if number < 0:
             raise IndexError(f"sample numbers start at 0, got {number}")
@@ -187,7 +189,7 @@ class PairDataset(torch.utils.data.Dataset[PairSample]):
         self, flow: FlowEstimator, images: Sequence[np.ndarray], placement: Placement
     ) -> PairSample:
         *near, image = images
-        flows = [flow(image, other) for other in near]
+        flows = [_checked(flow(image, other), image, flow) for other in near]
         motion: PairSample = {"flows": torch.stack([placement.flow(f) for f in flows])}
         if self.occlusion:
             valid = [
@@ -217,6 +219,16 @@ class PairDataset(torch.utils.data.Dataset[PairSample]):
                 )
             )
         return torch.stack(found)
+
+
+def _checked(flow: Tensor, image: np.ndarray, estimator: FlowEstimator) -> Tensor:
+    wanted = (2, image.shape[0], image.shape[1])
+    if tuple(flow.shape) != wanted:
+        raise ValueError(
+            f"{estimator.name} must give a flow of the frame's size {wanted}, got "
+            f"{tuple(flow.shape)}; scale it up, and its pixels with it"
+        )
+    return flow
 
 
 class WithVideo(torch.utils.data.Dataset[PairSample]):

@@ -175,7 +175,7 @@ class Teacher:
 
     Args:
         model: per frame, on its device.
-        student: its classes must be the teacher's.
+        student: its classes must be the teacher's; by number alone where one names none.
         precision: "fp32", "bf16" or "fp16", under autocast.
 
     Raises:
@@ -183,14 +183,11 @@ class Teacher:
     """
 
     def __init__(self, model: VideoSegmenter, student: VideoSegmenter, precision: str) -> None:
-        if model.num_classes != student.num_classes or (
-            [name.casefold() for name in model.card.classes]
-            != [name.casefold() for name in student.card.classes]
-        ):
+        names = [[name.casefold() for name in side.card.classes] for side in (model, student)]
+        if model.num_classes != student.num_classes or (all(names) and names[0] != names[1]):
             raise ValueError(
-                f"the teacher has {model.num_classes} classes ({', '.join(model.card.classes)}), "
-                f"the student {student.num_classes} ({', '.join(student.card.classes)}); train "
-                "both on one set of classes"
+                f"the teacher has {_classes(model)}, the student {_classes(student)}; train both "
+                "on one set of classes"
             )
         check_per_frame(model, "a teacher")
         self.model = model.eval().requires_grad_(False)
@@ -282,6 +279,11 @@ def check_per_frame(model: VideoSegmenter, what: str) -> None:
             f"{what} of temporal and distillation losses must be a per-frame model, got "
             f"{type(model).__name__}, which reads {model.window_length} frames"
         )
+
+
+def _classes(model: VideoSegmenter) -> str:
+    names = f" ({', '.join(model.card.classes)})" if model.card.classes else ""
+    return f"{model.num_classes} classes{names}"
 
 
 def _autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager[Any]:
