@@ -54,17 +54,18 @@ class GatedFusion(nn.Module):
     def forward(self, read: Tensor, value: Tensor) -> Tensor:
         """Two (N, D, h, w) -> (N, 2 D, h, w)."""
         if self.value_norm is not None and self.read_norm is not None:
-            value = F.relu(self.dropout(self.value_norm(value)))
-            read = F.relu(self.dropout(self.read_norm(read)))
+            value = F.relu(self.dropout(self.value_norm(value)), inplace=True)
+            read = F.relu(self.dropout(self.read_norm(read)), inplace=True)
         both = torch.cat([value, read], 1)
         if not self.num_gates:
             return both
         gates = self.gates(both)
         if self.is_squashed:
-            gates = gates.sigmoid()
+            gates = gates.sigmoid_()
         value_gate, read_gate = gates.chunk(2, 1) if self.num_gates == 2 else (gates, gates)
-        mixed = self.value_conv(value) * value_gate + self.read_conv(read) * read_gate
-        return F.relu(self.norm(mixed))
+        mixed = self.value_conv(value) * value_gate
+        mixed = torch.addcmul(mixed, self.read_conv(read), read_gate)
+        return F.relu(self.norm(mixed), inplace=True)
 
 
 class ReducedFusion(nn.Module):
@@ -89,11 +90,11 @@ class ReducedFusion(nn.Module):
 
     def forward(self, read: Tensor, value: Tensor) -> Tensor:
         """Two (N, D, h, w) -> (N, D, h, w)."""
-        reduced = F.relu(self.reduction_norm(self.reduction(value) + self.reduction(read)))
-        mixed = (
-            value * self.value_gate(reduced).sigmoid() + read * self.read_gate(reduced).sigmoid()
-        )
-        return F.relu(self.norm(mixed))
+        reduced = self.reduction(value) + self.reduction(read)
+        reduced = F.relu(self.reduction_norm(reduced), inplace=True)
+        mixed = value * self.value_gate(reduced).sigmoid_()
+        mixed = torch.addcmul(mixed, read, self.read_gate(reduced).sigmoid_())
+        return F.relu(self.norm(mixed), inplace=True)
 
 
 def build_fusion(kind: str, channels: int) -> GatedFusion | ReducedFusion:

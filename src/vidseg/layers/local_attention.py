@@ -21,7 +21,7 @@ from torch.nn import functional as F
 
 Border = Literal["zero", "mask"]
 
-CHUNK_BYTES = 2**26
+CHUNK_BYTES = 2**24
 """What `local_attention` may take for halos and scores at once; larger maps go in parts."""
 
 # Of the pixels of a tile: the fastest on CPUs (benchmarks/local_attention.py).
@@ -70,19 +70,20 @@ def local_attention(
     with _without_autocast(query.device.type):
         query, keys = query.to(precise), keys.to(precise)
         constant = None if constant is None else constant.to(precise)
-        samples, tile_rows, channels = tiling.parts(query, values)
+        samples, columns, channels = tiling.parts(query, values)
         window_QN = tiling.window_mask(query)
         parts = []
         for sample in range(0, len(query), samples):
             part = slice(sample, sample + samples)
-            bands = []
-            for band in tiling.bands(tile_rows):
+            strips = []
+            for strip in tiling.strips(columns):
                 weights = _weigh(
-                    query[part], keys[part], band, window_QN, border=border, constant=constant
+                    query[part], keys[part], strip, window_QN, border=border, constant=constant
                 )
-                bands.append(_read(weights, values[part], band, channels))
-            parts.append(bands[0] if len(bands) == 1 else torch.cat(bands, 2))
-    return parts[0] if len(parts) == 1 else torch.cat(parts)
+                strips.append(_read(weights, values[part], strip, channels))
+            parts.append(strips[0] if len(strips) == 1 else torch.cat(strips, 2))
+    read = parts[0] if len(parts) == 1 else torch.cat(parts)
+    return read.movedim(-1, 1)
 
 
 def local_scores(query: Tensor, keys: Tensor, *, radius_px: int) -> Tensor:
@@ -110,7 +111,7 @@ def local_scores(query: Tensor, keys: Tensor, *, radius_px: int) -> Tensor:
     for row, query_Qd in enumerate(tiling.tiles(query)):
         scores_QN = torch.bmm(query_Qd, tiling.seen(halo, row).transpose(1, 2))
         rows.append(scores_QN.gather(2, index_QM.expand(len(scores_QN), -1, -1)))
-    return tiling.join(rows, len(query)).unflatten(1, (keys.shape[1], -1))
+    return tiling.join(rows, len(query)).movedim(-1, 1).unflatten(1, (keys.shape[1], -1))
 
 
 def local_sum(weights: Tensor, values: Tensor, *, radius_px: int) -> Tensor:
@@ -141,12 +142,12 @@ def local_sum(weights: Tensor, values: Tensor, *, radius_px: int) -> Tensor:
         dense_QN = weights_QM.new_zeros(*weights_QM.shape[:2], seen_ND.shape[1])
         index = index_QM.expand(len(dense_QN), -1, -1)
         rows.append(torch.bmm(dense_QN.scatter(2, index, weights_QM), seen_ND))
-    return tiling.join(rows, len(values))
+    return tiling.join(rows, len(values)).movedim(-1, 1)
 
 
 @dataclass(frozen=True)
 class _Tiling:
-    """Rows of tiles on a map, or on a band of it: tile rows `first` up to `last`."""
+    """Tiles on a map, or on a strip of it: tile columns `first` up to `last`."""
 
     height: int
     width: int
@@ -156,73 +157,81 @@ class _Tiling:
     last: int | None = None
 
     @property
-    def tile_rows(self) -> range:
-        whole = -(-self.height // TILE_HEIGHT)
-        return range(self.first, whole if self.last is None else min(self.last, whole))
+    def rows(self) -> int:
+        return -(-self.height // TILE_HEIGHT)
 
     @property
-    def columns(self) -> int:
-        return -(-self.width // TILE_WIDTH)
+    def columns(self) -> range:
+        whole = -(-self.width // TILE_WIDTH)
+        return range(self.first, whole if self.last is None else min(self.last, whole))
 
     @property
     def halo_size(self) -> tuple[int, int]:
         return TILE_HEIGHT + 2 * self.radius, TILE_WIDTH + 2 * self.radius
 
-    def bands(self, tile_rows: int) -> Iterator["_Tiling"]:
-        """Cut into bands of so many tile rows."""
-        for first in self.tile_rows[::tile_rows]:
-            yield _Tiling(
-                self.height, self.width, self.radius, self.frames, first, first + tile_rows
-            )
+    def strips(self, columns: int) -> Iterator["_Tiling"]:
+        """Cut into strips of so many tile columns."""
+        for first in self.columns[::columns]:
+            yield _Tiling(self.height, self.width, self.radius, self.frames, first, first + columns)
 
     def parts(self, query: Tensor, values: Tensor) -> tuple[int, int, int]:
-        """How many samples, tile rows and value channels fit into CHUNK_BYTES at a time."""
+        """How many samples, tile columns and value channels go into CHUNK_BYTES at a time."""
         tile_height, tile_width = self.halo_size
-        num_rows, channels = len(self.tile_rows), values.shape[2]
-        line = self.frames * self.columns * tile_width * query.element_size()
-        scores = line * tile_height * TILE_HEIGHT * TILE_WIDTH
-        padded = num_rows * TILE_HEIGHT + 2 * self.radius
-        sample = padded * line * (query.shape[1] + channels) + 2 * scores
-        if sample <= CHUNK_BYTES:
-            return CHUNK_BYTES // sample, num_rows, channels
-        # A quarter each for scores and halo; padding, softmax and sums need about as much again.
-        rows = min(max(CHUNK_BYTES // 4 // scores, 1), num_rows)
-        fitting = CHUNK_BYTES // 4 // (line * (rows * TILE_HEIGHT + 2 * self.radius))
-        return 1, rows, min(max(fitting, 32), channels)
+        whole, channels = len(self.columns), values.shape[2]
+        line = self.frames * tile_width * query.element_size()
+        # Of a tile column: its halo and the map that this is cut from; scores of a row, twice, and
+        # their softmax.
+        halo = (self.rows * TILE_HEIGHT + 2 * self.radius) * line * (tile_width + TILE_WIDTH)
+        halo //= tile_width
+        scores = 3 * TILE_HEIGHT * TILE_WIDTH * tile_height * line
+        fitting = CHUNK_BYTES // (halo * (query.shape[1] + channels) + scores)
+        if fitting >= whole:
+            return fitting // whole, whole, channels
+        if fitting:
+            return 1, -(-whole // -(-whole // fitting)), channels
+        return 1, 1, min(max(CHUNK_BYTES // 2 // halo, 32), channels)
 
     def tiles(self, maps: Tensor) -> Tensor:
         """(B, D, h, w) -> (tile rows, B * C, Q, D)."""
-        rows, columns = self.tile_rows, self.columns
-        top, bottom = rows.start * TILE_HEIGHT, rows.stop * TILE_HEIGHT
-        missing = max(bottom - self.height, 0)
-        pad = (0, columns * TILE_WIDTH - self.width, 0, missing)
-        band = F.pad(maps[..., top : bottom - missing, :], pad)
-        cut = band.unflatten(3, (columns, TILE_WIDTH)).unflatten(2, (len(rows), TILE_HEIGHT))
+        left, right = self.columns.start * TILE_WIDTH, self.columns.stop * TILE_WIDTH
+        missing = max(right - self.width, 0)
+        pad = (0, missing, 0, self.rows * TILE_HEIGHT - self.height)
+        strip = F.pad(maps[..., left : right - missing], pad)
+        cut = strip.unflatten(3, (-1, TILE_WIDTH)).unflatten(2, (-1, TILE_HEIGHT))
         return cut.permute(2, 0, 4, 3, 5, 1).flatten(3, 4).flatten(1, 2)
 
     def join(self, rows: list[Tensor], batch: int) -> Tensor:
-        """Tile rows of (B * C, Q, D) -> (B, D, the band's height, w), the inverse of `tiles`."""
+        """Tile rows of (B * C, Q, D) -> (B, h, the strip's width, D), the inverse of `tiles`."""
         cut = torch.stack(rows).unflatten(2, (TILE_HEIGHT, TILE_WIDTH)).unflatten(1, (batch, -1))
-        band = cut.permute(1, 5, 0, 3, 2, 4).flatten(4, 5).flatten(2, 3)
-        height = self.height - self.tile_rows.start * TILE_HEIGHT
-        return band[..., :height, : self.width]
+        strip = cut.permute(1, 0, 3, 2, 4, 5).flatten(3, 4).flatten(1, 2)
+        width = self.width - self.columns.start * TILE_WIDTH
+        return strip[:, : self.height, :width]
 
-    def halo(self, maps: Tensor, outside: float = 0.0) -> Tensor:
+    def halo(self, maps: Tensor, *, has_edge: bool = False) -> Tensor:
         """(B, K, D, h, w) -> (B * C, rows, K, columns that a tile sees, D).
 
-        Only columns are repeated: what a tile sees is then a slice of rows, and a view.
+        Only columns are repeated: what a tile sees is then a slice of rows, and a view. With an
+        edge there is one channel more: 0 on the map, outside as far below as softmax needs.
         """
-        rows, radius = self.tile_rows, self.radius
-        top, bottom = rows.start * TILE_HEIGHT - radius, rows.stop * TILE_HEIGHT + radius
-        above, below = max(-top, 0), max(bottom - self.height, 0)
-        right = radius + self.columns * TILE_WIDTH - self.width
-        band = maps[..., top + above : bottom - below, :]
-        padded = F.pad(band, (radius, right, above, below), value=outside)
-        repeated = padded.unfold(4, self.halo_size[1], TILE_WIDTH)
-        return repeated.permute(0, 4, 3, 1, 5, 2).contiguous().flatten(0, 1)
+        repeated = self._repeat(maps, 0.0)
+        if has_edge:
+            inside = maps.new_zeros(1, 1, 1, *maps.shape[-2:]).expand(*maps.shape[:2], -1, -1, -1)
+            # Finite: a pixel that only fills up a tile may see nothing but outside.
+            edge = self._repeat(inside, torch.finfo(maps.dtype).min / 4)
+            repeated = torch.cat([repeated, edge], -1)
+        return repeated.contiguous().flatten(0, 1)
+
+    def _repeat(self, maps: Tensor, outside: float) -> Tensor:
+        columns, radius = self.columns, self.radius
+        first, last = columns.start * TILE_WIDTH - radius, columns.stop * TILE_WIDTH + radius
+        left, right = max(-first, 0), max(last - self.width, 0)
+        below = radius + self.rows * TILE_HEIGHT - self.height
+        strip = maps[..., first + left : last - right].movedim(2, -1)
+        padded = F.pad(strip, (0, 0, left, right, radius, below), value=outside)
+        return padded.unfold(3, self.halo_size[1], TILE_WIDTH).permute(0, 3, 2, 1, 5, 4)
 
     def seen(self, halo: Tensor, row: int) -> Tensor:
-        """What the tiles of the band's row number `row` see: (B * C, N, D), a view."""
+        """What the tiles of row number `row` see: (B * C, N, D), a view."""
         top = row * TILE_HEIGHT
         return halo[:, top : top + self.halo_size[0]].flatten(1, 3)
 
@@ -245,46 +254,42 @@ class _Tiling:
 def _weigh(
     query: Tensor,
     keys: Tensor,
-    band: _Tiling,
+    strip: _Tiling,
     window_QN: Tensor,
     *,
     border: Border,
     constant: Tensor | None,
 ) -> Iterator[Tensor]:
-    """The softmax of each tile row of a band, (B * C, Q, N), one at a time."""
-    halo = band.halo(keys)
-    edge = None
-    if border == "mask":
-        # Finite: a pixel that only fills up a tile may see nothing but outside.
-        inside = query.new_zeros(1, 1, 1, *query.shape[-2:]).expand(1, band.frames, 1, -1, -1)
-        edge = band.halo(inside, outside=torch.finfo(query.dtype).min / 4)
-    for row, query_Qd in enumerate(band.tiles(query)):
-        mask = window_QN
-        if edge is not None:
-            edge_1N = band.seen(edge, row).transpose(1, 2)
-            mask = (window_QN + edge_1N).repeat(len(query), 1, 1)
-        scores = torch.baddbmm(mask, query_Qd, band.seen(halo, row).transpose(1, 2))
-        if constant is None:
-            yield scores.softmax(-1)
-        else:
+    """The softmax of each tile row of a strip, (B * C, Q, N), one at a time."""
+    has_edge = border == "mask"
+    halo, tiles = strip.halo(keys, has_edge=has_edge), strip.tiles(query)
+    if has_edge:
+        tiles = torch.cat([tiles, torch.ones_like(tiles[..., :1])], -1)
+    for row, query_Qd in enumerate(tiles):
+        scores = torch.baddbmm(window_QN, query_Qd, strip.seen(halo, row).transpose(1, 2))
+        if constant is not None:
             further = constant.view(1, 1, 1).expand(*scores.shape[:2], 1)
             yield torch.cat([scores, further], -1).softmax(-1)[..., :-1]
+            continue
+        weights = scores.softmax(-1)
+        del scores  # not to be held while the weights are used
+        yield weights
 
 
-def _read(weights: Iterator[Tensor], values: Tensor, band: _Tiling, channels: int) -> Tensor:
-    """Sum a band's values with the weights of each tile row; so many channels at a time."""
+def _read(weights: Iterator[Tensor], values: Tensor, strip: _Tiling, channels: int) -> Tensor:
+    """Sum a strip's values with the weights of each tile row; so many channels at a time."""
     groups = values.split(channels, 2)
     # Kept only where they are needed more than once.
     kept = weights if len(groups) == 1 else list(weights)
     sums = []
     for group in groups:
-        halo = band.halo(group)
+        halo = strip.halo(group)
         rows = [
-            torch.bmm(weights_QN.to(values.dtype), band.seen(halo, row))
+            torch.bmm(weights_QN.to(values.dtype), strip.seen(halo, row))
             for row, weights_QN in enumerate(kept)
         ]
-        sums.append(band.join(rows, len(values)))
-    return sums[0] if len(sums) == 1 else torch.cat(sums, 1)
+        sums.append(strip.join(rows, len(values)))
+    return sums[0] if len(sums) == 1 else torch.cat(sums, 3)
 
 
 def _without_autocast(device: str) -> AbstractContextManager[object]:

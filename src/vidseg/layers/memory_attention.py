@@ -104,10 +104,17 @@ class LocalMemoryAttention(nn.Module):
         query, value = self.query_encoder(x)
         read = local_attention(
             query,
-            torch.stack(keys, 1),
-            torch.stack(values, 1),
+            _stack(keys),
+            _stack(values),
             radius_px=self.radius_px,
             border=self.border,
             constant=self.constant,
         )
+        if x.is_contiguous():
+            read = read.contiguous()  # it comes channels last, which the rest would take over
         return self.fusion(read, value), read
+
+
+def _stack(maps: tuple[Tensor, ...]) -> Tensor:
+    """K times (B, D, h, w) -> (B, K, D, h, w), channels last, as the attention wants them."""
+    return torch.stack([x.movedim(1, -1) for x in maps], 1).movedim(-1, 2)
