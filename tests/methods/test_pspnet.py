@@ -66,6 +66,29 @@ def test_what_a_training_checkpoint_holds_beside_the_student_is_listed(caplog):
     assert dead_keys("tmanet", tensors) == {}
 
 
+def test_the_command_converts_a_training_checkpoint(tmp_path, capsys):
+    """Prefixes go; the flow network, the teacher and the losses are listed as not used."""
+    from vidseg.cli.main import main
+
+    model, student = official(prefix="module.student.")
+    beside = ["module.flownet.conv1.weight", "module.teacher.cls.0.weight", "module.criterion.w"]
+    tensors = {**student, **{name: torch.zeros(1) for name in beside}}
+    torch.save({"epoch": 200, "state_dict": tensors}, tmp_path / "train_epoch_200.pth")
+    files = [str(tmp_path / name) for name in ("train_epoch_200.pth", "etc.safetensors")]
+    with pytest.raises(SystemExit) as leaving:
+        main(["convert", "etc", files[0], "--out", files[1]])
+    shown = " ".join(capsys.readouterr().out.split())
+    assert not leaving.value.code, shown
+    for name in beside:
+        assert f"not used: {name.removeprefix('module.')} (" in shown
+    assert "not used: epoch (not the model's weights)" in shown
+    assert "pspnet_r18, 14.40 M parameters" in shown
+    loaded = vidseg.load(tmp_path / "etc.safetensors")
+    assert len(loaded.card.classes) == 19
+    for name, value in loaded.state_dict().items():
+        assert torch.equal(value, model.state_dict()[name]), name
+
+
 def test_checkpoints_that_do_not_fit():
     _, tensors = official()
     with pytest.raises(ValueError, match=r"unexpected: head\.extra"):

@@ -28,7 +28,7 @@ def convert(
     and mis-shaped keys are errors.
     """
     from vidseg.cli.console import console
-    from vidseg.methods import METHODS, load_official
+    from vidseg.methods import dead_keys, load_official
     from vidseg.weights import read_checkpoint, save, state_dict_of
 
     if out.exists() and not force:
@@ -44,7 +44,7 @@ def convert(
     }
     save(model, out, half=half, **{name: value for name, value in changes.items() if value})
 
-    unused = left_out(content, tensors, getattr(METHODS[method], "dead_keys", {}))
+    unused = left_out(content, tensors, dead_keys(method, tensors))
     console.print(f"{checkpoint}: {len(tensors)} tensors", markup=False)
     for key, reason in unused.items():
         console.print(f"  not used: {key} ({reason})", markup=False)
