@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from vidseg.metrics.confusion import IntegerArray, as_integers
+from vidseg.metrics.arrays import IntegerArray, as_integers
 
 
 def boundary_band(truth: IntegerArray, width_px: int = 5, ignore: int = 255) -> Tensor:

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-IntegerArray = Tensor | np.ndarray
+from vidseg.metrics.arrays import IntegerArray, as_integers, as_tensor, checked_counts, divide
 
 
 class ConfusionMatrix:
@@ -262,49 +262,3 @@ def _as_bytes(values: Tensor) -> Tensor | None:
         return values
     low, high = values.aminmax()
     return values.to(torch.uint8) if int(low) >= 0 and int(high) <= 255 else None
-
-
-def checked_counts(counts: IntegerArray, smallest_side: int) -> Tensor:
-    """Return a square table of counts as an int64 tensor on the CPU.
-
-    Raises:
-        TypeError: not integers.
-        ValueError: not square, too small or negative.
-    """
-    counts = as_integers(counts, "counts").to("cpu", torch.int64)
-    shape = tuple(counts.shape)
-    if len(shape) != 2 or shape[0] != shape[1] or shape[0] < smallest_side:
-        raise ValueError(f"counts must be square, {smallest_side} or more a side, got {shape}")
-    if int(counts.min()) < 0:
-        raise ValueError(f"counts must be 0 or more, got {int(counts.min())}")
-    return counts
-
-
-def as_integers(values: IntegerArray, name: str) -> Tensor:
-    """Return labels as an integer tensor without a copy.
-
-    Raises:
-        TypeError: not a tensor or array of integers.
-    """
-    if isinstance(values, np.ndarray) and values.dtype.kind == "u" and values.dtype.itemsize > 1:
-        # torch has hardly any operations on wider unsigned integers.
-        values = values.astype(np.int64)
-    if not isinstance(values, Tensor | np.ndarray):
-        raise TypeError(f"{name} must be a tensor or a numpy array, got {type(values).__name__}")
-    values = as_tensor(values)
-    if values.is_floating_point() or values.is_complex() or values.dtype == torch.bool:
-        raise TypeError(f"{name} must be integers, got {values.dtype}; take argmax of the logits")
-    return values
-
-
-def as_tensor(values: Tensor | np.ndarray) -> Tensor:
-    """Return an array as a tensor, without a copy where torch allows it."""
-    if isinstance(values, Tensor):
-        return values
-    # torch refuses negative strides (a flipped view) and warns of read-only memory.
-    return torch.from_numpy(np.require(values, requirements=["C", "W"]))
-
-
-def divide(numerator: Tensor, denominator: Tensor) -> Tensor:
-    """Divide integer counts in float64; 0 / 0 is NaN."""
-    return numerator.double() / denominator.double()

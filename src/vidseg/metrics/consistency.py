@@ -8,14 +8,15 @@ import torch
 from torch import Tensor
 
 from vidseg.flow.warp import in_frame, warp
-from vidseg.metrics.confusion import (
-    ConfusionMatrix,
+from vidseg.metrics.arrays import (
     IntegerArray,
+    as_flows,
     as_integers,
     as_tensor,
     checked_counts,
     divide,
 )
+from vidseg.metrics.confusion import ConfusionMatrix
 from vidseg.metrics.official_consistency import (
     EtcTemporalConsistency,
     VspwTemporalConsistency,
@@ -107,7 +108,7 @@ class TemporalConsistency:
         Args:
             labels: (T, H, W) integers, oldest first. For a stream, stack two frames.
             flows_t_to_previous: (T-1, 2, H, W) px, x then y: entry i lives on frame i + 1 and
-                points into frame i.
+                points into frame i. Where there is none, give any number and valid=False.
             valid: (T-1, H, W) bool, True = use, such as what was visible before; None for all.
 
         Raises:
@@ -115,19 +116,8 @@ class TemporalConsistency:
             ValueError: shapes do not fit, a label is out of range, or a flow is not finite.
         """
         labels = as_integers(labels, "labels")
-        flows = as_tensor(flows_t_to_previous).to(labels.device)
-        pairs = (max(labels.shape[0] - 1, 0) if labels.dim() == 3 else -1, *labels.shape[-2:])
-        if pairs[0] < 0 or flows.shape != (pairs[0], 2, *pairs[1:]):
-            raise ValueError(
-                "labels must be (T, H, W) and flows_t_to_previous (T-1, 2, H, W) of one size, got "
-                f"{tuple(labels.shape)} and {tuple(flows.shape)}"
-            )
-        if not flows.is_floating_point() or not bool(flows.isfinite().all()):
-            raise ValueError(
-                f"flows_t_to_previous must be finite floats in pixels, got {flows.dtype}"
-                f"{'' if not flows.is_floating_point() else ' with NaN or inf'}; "
-                "give any number where there is no flow, and valid=False"
-            )
+        flows = as_flows(flows_t_to_previous, "flows_t_to_previous", labels)
+        pairs = (len(flows), *labels.shape[1:])
         if pairs[0] == 0:
             return
         use = in_frame(flows)

@@ -8,13 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vidseg.metrics.confusion import (
-    ConfusionMatrix,
-    IntegerArray,
-    as_integers,
-    as_tensor,
-    divide,
-)
+from vidseg.metrics.arrays import IntegerArray, as_flows, as_integers, divide
+from vidseg.metrics.confusion import ConfusionMatrix
 
 
 class OfficialTemporalConsistency(ABC):
@@ -50,15 +45,7 @@ class OfficialTemporalConsistency(ABC):
             ValueError: shapes do not fit, a label is out of range, or a flow is not finite.
         """
         labels = as_integers(labels, "labels").cpu()
-        flows = as_tensor(flows_t_to_next).cpu()
-        shape = tuple(labels.shape)
-        if len(shape) != 3 or flows.shape != (max(shape[0] - 1, 0), 2, *shape[1:]):
-            raise ValueError(
-                "labels must be (T, H, W) and flows_t_to_next (T-1, 2, H, W) of one size, got "
-                f"{shape} and {tuple(flows.shape)}"
-            )
-        if not flows.is_floating_point() or not bool(flows.isfinite().all()):
-            raise ValueError(f"flows_t_to_next must be finite floats in pixels, got {flows.dtype}")
+        flows = as_flows(flows_t_to_next, "flows_t_to_next", labels)
         if flows.numel() == 0:
             return
         low, high = (int(value) for value in labels.aminmax())

@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from vidseg.metrics.confusion import IntegerArray, as_integers
+from vidseg.metrics.arrays import IntegerArray, as_integers
 
 # The official tool leaves these out for every n, because it was written for n = 16.
 _OFFICIAL_SHORTEST_FRAMES = 17
