@@ -5,27 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vidseg.inference.figures import (
-    ACCURACY,
-    CLASS_FIGURES,
-    CONSISTENCY,
-    OVER_CLASSES,
-    SPEED,
-    VIDEO_CONSISTENCY,
-    Figure,
-    counted,
-    figures_by,
-    say_absent,
-)
-
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from vidseg.inference.evaluation import Evaluation
+    from vidseg.inference.figures import Figure
 
-# The figures of the truth stand in a column of their own.
-STEADY = [f for f in (*CONSISTENCY, *VIDEO_CONSISTENCY) if not f.key.startswith("truth_")]
-SECTIONS = {"accuracy": ACCURACY, "consistency": STEADY, "speed": [SPEED]}
 ROOM_FOR_WORDS = 112  # columns; a folded table is hard to read
 
 
@@ -38,6 +23,7 @@ def show_scores(name: str, evaluation: Evaluation, out: Path | None) -> None:
         out: where it was saved; None if it was not.
     """
     from vidseg.cli.console import console
+    from vidseg.inference.figures import figures_by, say_absent
 
     console.print(_headline(name, evaluation), markup=False, soft_wrap=True)
     _show_figures(evaluation)
@@ -52,6 +38,8 @@ def show_scores(name: str, evaluation: Evaluation, out: Path | None) -> None:
 
 
 def _headline(name: str, evaluation: Evaluation) -> str:
+    from vidseg.inference.figures import counted
+
     videos = counted(len(evaluation.videos), "video")
     frames = counted(evaluation.num_frames, "frame")
     labelled = f"{evaluation.num_scored or 'none'} with labels"
@@ -64,6 +52,7 @@ def _show_figures(evaluation: Evaluation) -> None:
     from rich.table import Table
 
     from vidseg.cli.console import console
+    from vidseg.inference.figures import SECTIONS, figures_by
 
     figures = evaluation.figures
     table = Table(box=None, padding=(0, 2, 0, 0))
@@ -88,6 +77,7 @@ def _show_classes(evaluation: Evaluation) -> None:
     from rich.table import Table
 
     from vidseg.cli.console import console
+    from vidseg.inference.figures import CLASS_FIGURES, OVER_CLASSES
 
     columns = evaluation.total.class_figures()
     table = Table(box=None, padding=(0, 2, 0, 0))
@@ -104,6 +94,8 @@ def _show_classes(evaluation: Evaluation) -> None:
 
 
 def _conventions(evaluation: Evaluation) -> Iterable[str]:
+    from vidseg.inference.figures import counted
+
     consistency = evaluation.protocols["consistency"]
     if evaluation.total.num_pairs:
         pairs = counted(evaluation.total.num_pairs, "pair")

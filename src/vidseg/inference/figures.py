@@ -153,6 +153,13 @@ SPEED = Figure(
 FIGURES = {figure.key: figure for figure in (*ACCURACY, *CONSISTENCY, *VIDEO_CONSISTENCY, SPEED)}
 """All figures by their keys, in the order in which they are shown."""
 
+SECTIONS = {
+    "accuracy": ACCURACY,
+    "consistency": (*CONSISTENCY[:2], *VIDEO_CONSISTENCY),
+    "speed": (SPEED,),
+}
+"""The figures of a model, without those of the truth, by what they are about."""
+
 
 def figures_by(tc: str) -> dict[str, Figure]:
     """`FIGURES` where TC is of this protocol: an official one stands beside its name."""
