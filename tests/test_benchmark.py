@@ -206,3 +206,12 @@ def test_command_names_what_is_wrong(capsys):
         main(["benchmark", "tmanet_tyni", "--size", "64x96"])
     assert leaving.value.code == 1
     assert "did you mean 'tmanet_tiny'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("name", "host"), [("lmanet_tiny", "erfnet_tiny"), ("erfnet", None)])
+def test_twin_of_a_method_with_hosts_is_its_host(name, host):
+    from vidseg.cli.benchmark import _make_twin
+
+    twin_name, twin = _make_twin(None, create(name, num_classes=4))
+    assert twin_name == host
+    assert twin is None or (twin.num_classes == 4 and twin.prefers_channels_last)

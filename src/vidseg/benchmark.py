@@ -179,7 +179,7 @@ def benchmark(
     # Moved before inference mode, under which weights would become unfit for training.
     for network in (model, twin):
         if network is not None:
-            network.to(device).eval()
+            network.for_inference(device)
     with torch.inference_mode(), _autocast(device, precision):
         sides = _sides(model, twin, size, device)
         clocks: dict[str, list[tuple[float, float]]] = {side: [] for side in sides}

@@ -12,7 +12,7 @@ Shapes: B streams, T frames, T' frames read out, C classes, H W full size, h w o
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any, ClassVar, Literal, cast
+from typing import Any, ClassVar, Literal, Self, cast
 
 import torch
 from torch import Tensor, nn
@@ -162,6 +162,7 @@ class VideoSegmenter(nn.Module):
         frame_statistics: in training, encode frame by frame, the last one first, so that batch
             normalisation sees one time index at a time (TMANet's authors); the default encodes
             the clip as one batch.
+        prefers_channels_last: on a CPU its convolutions are faster in this memory layout.
         card: what it takes to use the model: classes, colours, normalisation, licence.
     """
 
@@ -172,6 +173,7 @@ class VideoSegmenter(nn.Module):
     num_classes: int
     align_corners: bool = False
     frame_statistics: bool = False
+    prefers_channels_last: bool = False
     memory_type: ClassVar[type[Memory]] = Memory
     card: Card = Card()
 
@@ -312,6 +314,16 @@ class VideoSegmenter(nn.Module):
                 "for a clip (B, T, 3, H, W) call model(frames, memory)"
             )
         return self(frame[:, None], memory, context=context)
+
+    def for_inference(self, device: torch.device | str | None = None) -> Self:
+        """Itself, on a device, in evaluation mode and the memory layout that is fastest there."""
+        self.eval()
+        if device is not None:
+            self.to(device)
+        first = next(self.parameters(), None)
+        if self.prefers_channels_last and first is not None and first.device.type == "cpu":
+            self.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+        return self
 
     def _encode_clip(self, frames: Tensor) -> Feature:
         """(B, T, 3, H, W) -> a pytree of (B, T, ...) tensors."""

@@ -53,8 +53,7 @@ def test_layouts_agree():
     frame = torch.rand(1, 3, 32, 40)
     with torch.no_grad():
         plain = model.step(frame)[0].logits
-        model.to(memory_format=torch.channels_last)
-        last = model.step(frame)[0].logits
+        last = model.for_inference().step(frame)[0].logits
     assert last[:, 0].is_contiguous(memory_format=torch.channels_last)
     torch.testing.assert_close(last, plain, rtol=1e-4, atol=1e-5)
 

@@ -321,3 +321,15 @@ def same_logits(ours, theirs):
     frames = torch.rand(1, 3, 3, 32, 40, generator=torch.Generator().manual_seed(2))
     with torch.no_grad():
         torch.testing.assert_close(theirs(frames)[0].logits, ours(frames)[0].logits)
+
+
+def test_convert_lists_what_is_dead(tmp_path, capsys):
+    from vidseg.cli.convert import convert
+
+    _, tensors = official()
+    tensors["module.encoder.output_conv.bias"] = torch.zeros(20)
+    torch.save(tensors, tmp_path / "lmanet.pth")
+    convert("lmanet", tmp_path / "lmanet.pth", tmp_path / "ours.safetensors", ["memory_frames=4"])
+    out = capsys.readouterr().out
+    assert "not used: encoder.output_conv.bias (ERFNet's classifier on the encoder;" in out
+    assert vidseg.load(tmp_path / "ours.safetensors").memory_frames == 4

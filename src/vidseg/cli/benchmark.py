@@ -45,7 +45,9 @@ def benchmark(
     ] = None,
     twin: Annotated[
         str | None,
-        typer.Option("--twin", help='Per-frame model beside it; "none", or FCN on its backbone.'),
+        typer.Option(
+            "--twin", help='Per-frame model beside it; "none". Its host, or FCN on its backbone.'
+        ),
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="Write the figures as JSON.")] = False,
 ) -> None:
@@ -104,16 +106,17 @@ def _make(name: str, classes: int | None, options: dict[str, Any]) -> VideoSegme
 def _make_twin(
     wanted: str | None, network: VideoSegmenter
 ) -> tuple[str | None, VideoSegmenter | None]:
-    """FCN on the same backbone, with those options that it shares with the model."""
+    """The method's host, or FCN on its backbone, with the options shared with the model."""
     import inspect
 
     from vidseg.methods import METHODS, create, model_names
 
     family, _, variant = network.card.architecture.partition("_")
-    name = wanted or f"fcn_{variant}"
+    twins = getattr(METHODS.get(family), "twins", {})
+    name = wanted or twins.get(variant, f"fcn_{variant}")
     if name == "none" or (wanted is None and (family == "fcn" or name not in model_names())):
         return None, None
-    known = inspect.signature(METHODS[name.partition("_")[0]] if "_" in name else create).parameters
+    known = inspect.signature(METHODS.get(name.partition("_")[0], create)).parameters
     theirs = inspect.signature(METHODS[family]).parameters if family in METHODS else {}
     options = {k: v for k, v in network.card.options.items() if k in known or k not in theirs}
     return name, create(name, **{"num_classes": network.num_classes, **options})

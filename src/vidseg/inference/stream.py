@@ -294,9 +294,7 @@ class _Runner:
         size: tuple[int, int] | None,
     ) -> None:
         # Not under inference_mode: what moves here stays usable for training and export.
-        self.model = model.eval()
-        if device is not None:
-            self.model.to(device)
+        self.model = model.for_inference(device)
         first = next(self.model.parameters(), None)
         self.device = torch.device(device or "cpu") if first is None else first.device
         self.size = size

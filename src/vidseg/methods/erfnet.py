@@ -34,6 +34,7 @@ class ERFNet(VideoSegmenter):
     }
     official_classes: ClassVar[dict[int, ClassSet]] = {20: CITYSCAPES_WITH_VOID, 19: CITYSCAPES}
     card = ERFNET_CARD
+    prefers_channels_last = True
 
     def __init__(
         self, num_classes: int, *, backbone: str = "erfnet", **backbone_options: Any

@@ -115,7 +115,7 @@ class LMANet(LocalMemorySegmenter):
         if isinstance(self.backbone, ERFNetEncoder):
             if zero_void:
                 raise ValueError("zero_void is PSPNet's; ERFNet decides on every class itself")
-            self.card = ERFNET_CARD
+            self.card, self.prefers_channels_last = ERFNET_CARD, True
             first, middle, _ = self.backbone.channels
             self.decoder = ERFNetDecoder(channels, num_classes, widths=(middle, first))
             if shallow_decoder:
