@@ -79,9 +79,12 @@ def _lead(evaluation: Evaluation) -> str:
 
 def _figures(evaluation: Evaluation) -> list[html.Html]:
     figures, known = evaluation.figures, figures_by(evaluation.tc)
-    headline = {
-        known[key].title: _read(key, figures[key]) for key in HEADLINE if figures[key] is not None
-    }
+    headline = {}
+    for key in HEADLINE:
+        truth = figures.get(f"truth_{key}")
+        beside = "" if truth is None else f", the truth {_read(key, truth)}"
+        if figures[key] is not None:
+            headline[known[key].title + beside] = _read(key, figures[key])
     rows = [
         (known[key].title, _read(key, value), known[key].meaning)
         for key, value in figures.items()
