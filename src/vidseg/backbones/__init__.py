@@ -3,6 +3,7 @@
 from typing import Any
 
 from vidseg.backbones.erfnet import ERFNetEncoder
+from vidseg.backbones.mit import MiT
 from vidseg.backbones.mobilenet import MobileNetV2
 from vidseg.backbones.resnet import ResNet
 
@@ -20,9 +21,16 @@ BACKBONES: dict[str, dict[str, Any]] = {
     "mobilenetv2": {},
     "erfnet": {},
     "erfnet_tiny": {"widths": (8, 16, 24), "num_plain": 1, "dilations": (2, 4)},
+    "mit_b0": {"widths": (32, 64, 160, 256), "blocks": (2, 2, 2, 2)},
+    "mit_b1": {"widths": (64, 128, 320, 512), "blocks": (2, 2, 2, 2)},
+    "mit_b2": {"widths": (64, 128, 320, 512), "blocks": (3, 4, 6, 3)},
+    "mit_b3": {"widths": (64, 128, 320, 512), "blocks": (3, 4, 18, 3)},
+    "mit_b4": {"widths": (64, 128, 320, 512), "blocks": (3, 8, 27, 3)},
+    "mit_b5": {"widths": (64, 128, 320, 512), "blocks": (3, 6, 40, 3)},
+    "mit_tiny": {"widths": (8, 16, 24, 32), "blocks": (1, 1, 1, 1), "heads": (1, 2, 3, 4)},
 }
 
-Backbone = ResNet | MobileNetV2 | ERFNetEncoder
+Backbone = ResNet | MobileNetV2 | ERFNetEncoder | MiT
 
 
 def build_backbone(name: str, **options: Any) -> Backbone:
@@ -49,6 +57,8 @@ def network_of(name: str) -> type[Backbone]:
     """The class of a backbone of this name."""
     if name.startswith("erfnet"):
         return ERFNetEncoder
+    if name.startswith("mit_"):
+        return MiT
     return MobileNetV2 if name == "mobilenetv2" else ResNet
 
 
@@ -56,6 +66,7 @@ __all__ = [
     "BACKBONES",
     "Backbone",
     "ERFNetEncoder",
+    "MiT",
     "MobileNetV2",
     "ResNet",
     "build_backbone",

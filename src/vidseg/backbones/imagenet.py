@@ -1,13 +1,18 @@
 """ImageNet weights for the backbones, from the hub or a local file in any of the usual layouts."""
 
+import logging
 import re
 from pathlib import Path
 
 from torch import Tensor, nn
 
+from vidseg.backbones.mit import MiT
+from vidseg.backbones.mit_layouts import NVIDIA_LICENCE, encoder_of
 from vidseg.backbones.mobilenet import MobileNetV2
 from vidseg.hub import download
 from vidseg.weights import read_checkpoint, state_dict_of
+
+log = logging.getLogger("vidseg.backbones.imagenet")
 
 # backbone -> (repository on the hub, or None), and the file to bring where there is none
 SOURCES: dict[str, tuple[str | None, str]] = {
@@ -19,6 +24,10 @@ SOURCES: dict[str, tuple[str | None, str]] = {
     "resnet50_semseg": ("timm/resnet50s.gluon_in1k", "semseg's resnet50_v2.pth"),
     "resnet101_semseg": ("timm/resnet101s.gluon_in1k", "semseg's resnet101_v2.pth"),
     "mobilenetv2": ("timm/mobilenetv2_100.ra_in1k", "torchvision's mobilenet_v2-7ebf99e0.pth"),
+    **{
+        f"mit_b{size}": (f"nvidia/mit-b{size}", f"the authors' mit_b{size}.pth")
+        for size in range(6)
+    },
 }
 
 
@@ -29,14 +38,16 @@ def load_imagenet(backbone: nn.Module, name: str, source: str | Path) -> None:
         backbone: made by `build_backbone(name)`.
         name: its name.
         source: "imagenet" downloads from the hub; anything else is a local file in the layout of
-            torchvision, timm, OpenMMLab or semseg.
+            torchvision, timm, OpenMMLab or semseg; for MiT of its authors, OpenMMLab or
+            transformers, also of a whole SegFormer.
 
     Raises:
         FileNotFoundError: there is no such file, or the hub cannot be reached.
         ValueError: the file is not of this network; all wrong keys are listed.
     """
     path = _download(name) if str(source) == "imagenet" else Path(source)
-    tensors = to_backbone_keys(state_dict_of(read_checkpoint(path)))
+    tensors = state_dict_of(read_checkpoint(path))
+    tensors = encoder_of(tensors) if isinstance(backbone, MiT) else to_backbone_keys(tensors)
     if isinstance(backbone, MobileNetV2):
         _check_padding(backbone, tensors, path)
     tensors = {k: v.float() for k, v in tensors.items() if not _is_classifier(k)}
@@ -135,4 +146,7 @@ def _download(name: str) -> Path:
             f"the hub has no ImageNet weights for {name}; bring {file} and pass "
             "backbone_weights=PATH"
         )
-    return download(repository, advice=advice)
+    if not name.startswith("mit_"):
+        return download(repository, advice=advice)
+    log.warning("%s are under the %s", repository, NVIDIA_LICENCE)
+    return download(repository, advice=advice, file="pytorch_model.bin")

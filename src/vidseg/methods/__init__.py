@@ -16,6 +16,7 @@ from vidseg.methods.erfnet import ERFNet
 from vidseg.methods.fcn import FCN
 from vidseg.methods.lmanet import LMANet
 from vidseg.methods.pspnet import PSPNet
+from vidseg.methods.segformer import SegFormer
 from vidseg.methods.tmanet import TMANet
 from vidseg.segmenter import VideoSegmenter
 from vidseg.suggest import did_you_mean
@@ -27,12 +28,19 @@ METHODS: dict[str, Any] = {
     "fcn": FCN,
     "pspnet": PSPNet,
     "erfnet": ERFNet,
+    "segformer": SegFormer,
     "tmanet": TMANet,
     "lmanet": LMANet,
 }
 """family -> class; `create` takes family_variant, or the family where a variant has no name."""
 
-OFFICIAL: dict[str, Any] = {"tmanet": TMANet, "etc": PSPNet, "erfnet": ERFNet, "lmanet": LMANet}
+OFFICIAL: dict[str, Any] = {
+    "tmanet": TMANet,
+    "etc": PSPNet,
+    "erfnet": ERFNet,
+    "lmanet": LMANet,
+    "segformer": SegFormer,
+}
 """paper -> the class that its authors' checkpoints become; `load_official` takes the paper."""
 
 DEFAULT_WEIGHTS = "tmanet_mobilenetv2_camvid"
