@@ -158,7 +158,7 @@ def test_a_page_has_every_figure_with_its_meaning_and_its_conventions():
     for wanted in (
         *(figure.title for figure in FIGURES.values()),
         *(figure.meaning.replace("'", "&#x27;") for figure in FIGURES.values()),
-        "TC, the truth 100.0 %",  # large, above the figures
+        "TC, the truth 100.0\N{NO-BREAK SPACE}%",  # large, above the figures
         "within 5 px of another true class",
         "dis-medium (opencv 5.0.0)",
         "TC and flicker, protocol vidseg",

@@ -82,7 +82,8 @@ def _figures(evaluation: Evaluation) -> list[html.Html]:
     headline = {}
     for key in HEADLINE:
         truth = figures.get(f"truth_{key}")
-        beside = "" if truth is None else f", the truth {_read(key, truth)}"
+        unbroken = _read(key, truth).replace(" ", "\N{NO-BREAK SPACE}")
+        beside = "" if truth is None else f", the truth {unbroken}"
         if figures[key] is not None:
             headline[known[key].title + beside] = _read(key, figures[key])
     rows = [
