@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from vidseg.cli.demo import shown
 from vidseg.demo import page as page_module
 from vidseg.demo import run as run_module
 from vidseg.demo.run import Demo, run_demo
@@ -143,6 +144,16 @@ def test_metrics_hold_the_same_figures(made):
     assert saved["iterations_of_each"] == 5
     assert saved["tmanet_tiny"]["figures"]["mean_iou"] == demo.video.evaluation.mean_iou
     assert saved["fcn_tiny"]["figures"] == demo.twin.evaluation.figures
+
+
+def test_the_command_shows_the_figures_of_both(made):
+    demo, _ = made
+    table, flow = shown(demo)
+    cells = [list(column.cells) for column in table.columns]
+    assert cells[0] == ["per frame (fcn_tiny)", "with memory (tmanet_tiny)"]
+    assert cells[1][0] == f"{100 * demo.twin.evaluation.mean_iou:.2f}"
+    assert cells[4][1] == f"{100 * demo.video.evaluation.figures['flicker']:.2f}"
+    assert flow == "flow of TC and flicker: exact"
 
 
 def test_the_video_plays_and_shows_four_panels(made):

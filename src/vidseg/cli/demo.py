@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from vidseg.demo.run import Demo
 
 
 def demo(
@@ -29,20 +32,29 @@ def demo(
     if json:
         write_json(result.summary())
         return
+    for line in shown(result):
+        console.print(line, markup=False)
+    console.print(f"{result.seconds:.0f} s; open {out / 'report.html'} and {out / 'overlay.mp4'}")
+
+
+def shown(result: Demo) -> list[Any]:
+    """What is printed of a demo's figures: a table, and along which flow they were measured.
+
+    Args:
+        result: of `run_demo`.
+    """
     from rich.table import Table
+
+    from vidseg.cli.scores import percent
 
     table = Table(box=None, padding=(0, 2, 0, 0))
     table.add_column("held-out streets, %")
-    for heading in ("mean IoU", "pixel accuracy", "TC", "flicker"):
+    figures = {"mean_iou": "mean IoU", "pixel_accuracy": "pixel accuracy"}
+    figures |= {"temporal_consistency": "TC", "flicker": "flicker"}
+    for heading in figures.values():
         table.add_column(heading, justify="right")
     for label, run in (("per frame", result.twin), ("with memory", result.video)):
-        figures = (
-            run.evaluation.mean_iou,
-            run.evaluation.pixel_accuracy,
-            run.temporal["temporal_consistency"],
-            run.temporal["flicker"],
-        )
-        table.add_row(f"{label} ({run.name})", *(f"{100 * value:.2f}" for value in figures))
-    console.print(table)
-    console.print(f"flow of TC and flicker: {result.twin.temporal['flow']}", markup=False)
-    console.print(f"{result.seconds:.0f} s; open {out / 'report.html'} and {out / 'overlay.mp4'}")
+        found = (percent(run.evaluation.figures[name]) for name in figures)
+        table.add_row(f"{label} ({run.name})", *found)
+    flow = result.twin.evaluation.protocols["consistency"]["flow"]
+    return [table, f"flow of TC and flicker: {flow}"]
