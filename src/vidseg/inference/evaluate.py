@@ -98,7 +98,7 @@ def evaluate(
     coming |= {video.name: range(len(video)) for video in streamed}
     scorer = Scorer(dataset, coming, motion=motion, observe=observe, every_frame=every_frame)
     was_training = model.training
-    model.to(device).eval()
+    model.for_inference(device)
     runner = _Runner(model, device, precision, sliding, _views(scales, flip))
     runs = chain(
         _run_streams(runner, dataset, streamed, wanted, batch_size),
