@@ -325,6 +325,7 @@ def two_runs(tmp_path) -> list[Path]:
 
 def test_a_comparison_is_whole_and_has_intervals(two_runs):
     text = comparison_page(compare(two_runs, resamples=100), command="vidseg compare").render()
+    assert "on its interval" in text
     seen = parsed(text)
     assert seen.sources == seen.links == []
     assert re.search(r"<td>\d+\.\d\d <[^>]*>\[\d+\.\d\d, \d+\.\d\d\]<", text)
@@ -345,6 +346,8 @@ def test_a_comparison_of_one_video_says_why_there_is_no_interval(tmp_path):
     for name in ("a", "b"):
         evaluated(num_videos=1).save(tmp_path / name, name)
     text = comparison_page(compare([tmp_path / "a", tmp_path / "b"], resamples=100)).render()
+    assert "Evaluations of the same video." in text
+    assert "on its interval" not in text
     parsed(text)
     assert "There are no intervals" in text
     assert not re.search(r"\d <span class=.range", text)

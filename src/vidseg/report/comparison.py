@@ -3,7 +3,6 @@
 from collections.abc import Iterable
 
 from vidseg.inference.comparison import Comparison, Estimate, Row
-from vidseg.inference.figures import counted
 from vidseg.report import charts, html
 
 MAX_CLASS_ROWS = 30
@@ -17,17 +16,17 @@ def comparison_page(comparison: Comparison, *, command: str | None = None) -> ht
         command: what made the report.
     """
     first, *others = comparison.labels
-    page = html.Page(
-        " and ".join(comparison.labels) if len(others) == 1 else f"{first} and {len(others)} more",
-        f"Evaluations of the same {counted(comparison.num_videos, 'video')}. In brackets: the 95 % "
-        "interval over the videos.",
-    )
+    videos, lead, ends = comparison.num_videos, "Evaluations of the same video.", "."
+    if videos > 1:
+        lead = f"Evaluations of the same {videos} videos. In brackets: the 95 % interval over them."
+        ends = ", on its interval: filled where it excludes 0, hollow where it contains 0."
+    title = " and ".join(comparison.labels)
+    page = html.Page(title if len(others) == 1 else f"{first} and {len(others)} more", lead)
     page.add("Figures", _figures(comparison), html.bullets(comparison.notes))
     for index, label in enumerate(others):
         page.add(
             f"{label} beside {first}",
-            f"Each bar is the difference {label} minus {first}, in points, with its interval: "
-            "filled where it excludes 0, hollow where it contains 0.",
+            f"Each mark is the difference {label} minus {first}, in points{ends}",
             _differences([row for row in comparison.rows if _is_drawn(row)], index),
         )
         if comparison.class_rows:
