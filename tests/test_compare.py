@@ -326,6 +326,8 @@ def test_one_video_has_no_interval_and_says_why(tmp_path: Path) -> None:
         assert all(e.low is None and e.high is None for e in (*row.estimates, *row.differences))
         assert row.verdict(0) == "no interval"
     assert any("there is one" in note for note in comparison.notes)
+    said = " ".join(comparison.notes)
+    assert all(str(how) in said for how in comparison.runs[0].consistency.values())
 
 
 def test_a_class_of_one_video_has_no_interval(tmp_path: Path) -> None:

@@ -163,6 +163,7 @@ def test_a_page_has_every_figure_with_its_meaning_and_its_conventions():
         "dis-medium (opencv 5.0.0)",
         "TC and flicker, protocol vidseg",
         "40 frames of 2 videos; all of them have a truth",
+        "compared along the flow of dis-medium (opencv 5.0.0)",
         "vidseg evaluate &#x27;a b&#x27;",
         "tmanet &lt;x&gt;",
         "car &lt;big&gt;",

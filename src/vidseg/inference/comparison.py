@@ -204,9 +204,12 @@ def compare(folders: Sequence[Path | str], *, resamples: int = 2000, seed: int =
     labels = _labels(runs)
     named = list(zip(labels, runs, strict=True))
     check_same(named)
-    figures, reasons, known = list(ACCURACY), [], figures_by(tc_of(runs))
+    measured = _consistency_of(runs)
+    known = figures_by(measured.get("protocol", "vidseg"))
+    steady = [known[figure.key] for figure in CONSISTENCY]
+    figures, reasons = list(ACCURACY), []
     for group, why in (
-        ([known[figure.key] for figure in CONSISTENCY], why_consistency_differs(named)),
+        (steady, why_consistency_differs(named)),
         (VIDEO_CONSISTENCY, why_video_consistency_differs(named)),
     ):
         figures += group if why is None else ()
@@ -224,15 +227,20 @@ def compare(folders: Sequence[Path | str], *, resamples: int = 2000, seed: int =
     rows = tuple(filter(_is_known, found))
     absent = [row.figure.title for row in found if row not in rows]
     notes = [*reasons, *([f"No run has: {', '.join(absent)}."] if absent else [])]
+    if any(row.figure in steady for row in rows):
+        notes.append(
+            f"TC and flicker are by protocol {measured.get('protocol', 'vidseg')}, along the flow "
+            f"of {measured.get('flow')}; pixels that count: {measured.get('valid')}."
+        )
     notes += _interval_notes(len(runs[0].videos), rows, class_rows)
     notes += _speed_notes(labels, runs)
     return Comparison(labels, runs, rows, class_rows, tuple(notes), resamples, seed)
 
 
-def tc_of(runs: Sequence[SavedEvaluation]) -> str:
-    """The protocol of TC of the runs, where they can stand in one table."""
-    measured = (run for run in runs if run.sums["steady_union"].any())
-    return next((run.consistency.get("protocol", "vidseg") for run in measured), "vidseg")
+def _consistency_of(runs: Sequence[SavedEvaluation]) -> dict[str, Any]:
+    """How the runs measured TC, where they can stand in one table."""
+    measured = (run.consistency for run in runs if run.sums["steady_union"].any())
+    return next(measured, {})
 
 
 @dataclass(frozen=True)

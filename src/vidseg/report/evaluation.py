@@ -70,7 +70,8 @@ def _lead(evaluation: Evaluation) -> str:
         else "none of them has a truth"
     )
     pairs = (
-        f"{counted(total.num_pairs, 'pair')} of neighbouring frames compared along the motion"
+        f"{counted(total.num_pairs, 'pair')} of neighbouring frames compared along the flow of "
+        f"{evaluation.protocols['consistency']['flow']}"
         if total.num_pairs
         else "no neighbouring frames compared"
     )
