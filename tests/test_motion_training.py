@@ -183,6 +183,13 @@ def test_precomputed_scores_stand_in_for_the_teacher(teacher: Path, tmp_path: Pa
     assert before == {path: path.stat().st_mtime_ns for path in folder.rglob("*.npy")}
 
 
+def test_frames_are_scored_at_the_size_of_training(teacher: Path, tmp_path: Path):
+    dataset, loaded = open_source(config_with().data), methods.load(teacher)
+    small = SavedScores(tmp_path, (32, 24))
+    small.fill(dataset, loaded, "fp32")
+    assert small(dataset, dataset.videos[0], 1).shape == (dataset.num_classes, 3, 4)
+
+
 def test_motion_of_another_video(tmp_path: Path):
     video = "{kind: synthetic, split: val, options: {num_videos: 1, num_frames: 4, size: [48, 64]}}"
     config = config_with(

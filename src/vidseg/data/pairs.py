@@ -71,6 +71,9 @@ class Neighbours:
 OFFICIAL_OFFSETS = (-2, -1, 1, 2, 3)
 
 
+# Of a teacher's scores for a crop: the output stride of the papers' teachers.
+SCORES_STRIDE_PX = 8
+
 # By name; `PairDataset` says what is in it.
 PairSample = dict[str, Any]
 
@@ -211,8 +214,7 @@ class PairDataset(torch.utils.data.Dataset[PairSample]):
         found = []
         for index in indices:
             scores = read_scores(self.dataset, video, index)
-            stride = max(1, round(frame_size[0] / scores.shape[-2]))
-            rows, columns = (-(-side // stride) for side in placement.crop)
+            rows, columns = (-(-side // SCORES_STRIDE_PX) for side in placement.crop)
             found.append(
                 placement.scores(
                     scores, frame_size, (rows, columns), align_corners=self.align_corners

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from vidseg import methods
 from vidseg.atomic import replacing
 from vidseg.data import Video, VideoDataset
+from vidseg.data.transforms import resize_image, size_within
 from vidseg.losses.distillation import (
     THREE_FRAMES,
     TWO_FRAMES,
@@ -216,9 +217,12 @@ class SavedScores:
 
     Attributes:
         folder: holds VIDEO/FRAME.npy, (C, h, w) float16.
+        base_size: (W, H) within which frames are scored, that of training at scale 1; None for
+            their own size.
     """
 
     folder: Path
+    base_size: tuple[int, int] | None = None
 
     def __call__(self, dataset: VideoDataset, video: Video, index: int) -> Tensor:
         """(C, h, w) float16 of one frame."""
@@ -244,8 +248,11 @@ class SavedScores:
         if missing:
             log.info("scoring %d frames with the teacher, into %s", len(missing), self.folder)
         for video, index in missing:
-            image = torch.tensor(dataset.read_frame(video.frames[index]), device=device)
-            frames = teacher.card.fit(teacher.card.normalise(image[None, None]))
+            image = dataset.read_frame(video.frames[index])
+            if self.base_size is not None:
+                image = resize_image(image, size_within(image.shape[:2], self.base_size))
+            normalised = teacher.card.normalise(torch.tensor(image, device=device)[None, None])
+            frames = teacher.card.fit(normalised)
             with torch.inference_mode(), _autocast(device, precision):
                 segmentation, _ = teacher(frames)
             path = self._path(video, index)
@@ -255,14 +262,17 @@ class SavedScores:
                 np.save(file, scores)
 
 
-def saved_scores(spec: DistillationConfig, teacher: VideoSegmenter) -> SavedScores:
-    """Where a teacher's scores lie: a folder of its own, by its weights."""
-    digest = hashlib.sha256()
+def saved_scores(
+    spec: DistillationConfig, teacher: VideoSegmenter, base_size: tuple[int, int] | None
+) -> SavedScores:
+    """Where a teacher's scores lie: a folder of its own, by its weights and the frames' size."""
+    digest = hashlib.sha256(str(base_size).encode())
     for name, tensor in sorted(teacher.state_dict().items()):
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().flatten().view(torch.uint8).numpy().tobytes())
     assert spec.precomputed is not None
-    return SavedScores(Path(spec.precomputed).expanduser() / digest.hexdigest()[:16])
+    folder = Path(spec.precomputed).expanduser() / digest.hexdigest()[:16]
+    return SavedScores(folder, base_size)
 
 
 def load_teacher(

@@ -136,7 +136,7 @@ def _pairs(
         flow = open_flow(temporal.flow, weights=temporal.flow_weights, cache=temporal.flow_cache)
     if distillation is not None and distillation.precomputed is not None:
         assert teacher is not None, "the teacher's scores are to be precomputed"
-        scores = saved_scores(distillation, teacher)
+        scores = saved_scores(distillation, teacher, config.data.base_size)
         scores.fill(dataset, teacher, distillation.precision)
     return PairDataset(
         dataset,
