@@ -50,6 +50,12 @@ class LocalMemorySegmenter(VideoSegmenter):
 
     memory_type = FrameMemory
 
+    @property
+    def host_parts(self) -> tuple[str, ...]:
+        """The modules of the image network; the rest came with the memory."""
+        added = ("attention", "first_encoder", "read_decoder")
+        return tuple(name for name, _ in self.named_children() if name not in added)
+
     def encode_image(self, frames: Tensor) -> Tensor:
         """(N, 3, H, W) -> (N, D, h, w): the first half."""
         raise NotImplementedError

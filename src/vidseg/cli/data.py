@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 SHOWN_FAULTS = 200
 
-app = typer.Typer(no_args_is_help=True, help="Prepare data sets and check them.")
+app = typer.Typer(no_args_is_help=True, help="Prepare data sets, check and weigh them.")
 prepare = typer.Typer(no_args_is_help=True, help="Make a data set's folders from its raw files.")
 app.add_typer(prepare, name="prepare")
 
@@ -150,6 +150,47 @@ def check(
         _show(found)
     if found.faults:
         raise typer.Exit(1)
+
+
+@app.command()
+def weights(
+    kind: Annotated[str, typer.Argument(help="camvid, cityscapes or folder.")],
+    root: Annotated[Path, typer.Argument(help="Folder of the data set.")],
+    split: Annotated[str, typer.Option("--split", help="Part to count.")] = "train",
+    constant: Annotated[
+        float, typer.Option("--constant", help="1.20 for ERFNet's encoder alone.")
+    ] = 1.10,
+    option: Annotated[
+        list[str] | None,
+        typer.Option("--option", help="Of the kind, such as labels=gtPseudo (may be repeated)."),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Shares and weights as JSON.")] = False,
+) -> None:
+    """Class weights of a balanced loss, 1 / ln(1.10 + share), counted from the labels.
+
+    The last line is a word for `vidseg train`: loss.class_weights=[...].
+    """
+    from rich.table import Table
+
+    from vidseg.cli.console import console, progress, write, write_json
+    from vidseg.cli.convert import parse_options
+    from vidseg.data import open_dataset
+    from vidseg.data.balance import class_weights, count_pixels
+
+    dataset = open_dataset(kind, root, split, **parse_options(option or ()))
+    pixels = count_pixels(dataset, progress=progress)
+    found = [round(weight, 4) for weight in class_weights(pixels, constant=constant).tolist()]
+    shares = (pixels / pixels.sum()).tolist()
+    if as_json:
+        named = zip(dataset.classes, shares, found, strict=False)
+        write_json({name: {"share": share, "weight": weight} for name, share, weight in named})
+        return
+    table = Table("class", "share of all pixels", "weight")
+    for name, share, weight in zip(dataset.classes, shares, found, strict=False):
+        table.add_row(name, f"{share:.2%}", f"{weight:.4f}")
+    table.add_row("ignored", f"{shares[-1]:.2%}", "-")
+    console.print(table)
+    write(f"loss.class_weights={found}".replace(" ", ""))
 
 
 def _as_dict(found: Check) -> dict[str, Any]:

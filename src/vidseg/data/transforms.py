@@ -118,8 +118,8 @@ class TrainTransform:
     """Random resize, crop, flip and photometric noise; one geometric draw for the whole clip.
 
     TMANet's published training pipeline; with `rotation`, `blur` and `padding`, semseg's, which
-    is ETC's. Photometric noise is drawn once per clip; TMANet's authors draw it for each frame
-    (`photometric="frame"`), which shakes the memory.
+    is ETC's; with `translate_px` ERFNet's and LMANet's. Photometric noise is drawn once per clip;
+    TMANet's authors draw it for each frame (`photometric="frame"`), which shakes the memory.
 
     Attributes:
         crop: (H, W) of the result; smaller images are padded, frames with 0 after normalisation,
@@ -133,6 +133,9 @@ class TrainTransform:
         rotation: largest angle in degrees; drawn for every other clip, 0 for none. Corners are
             filled with the mean colour and 255.
         blur: probability of a Gaussian blur of 5 x 5 px.
+        translate_px: largest shift to each side in x and y, in whole pixels before the crop, one
+            draw for the clip. What it bares is filled with the mean colour and 255 (ERFNet's and
+            LMANet's code leave class 0 there where the shift is negative).
         padding: smaller images go to the "start" of the crop (top left) or its "centre".
         mean: RGB, on the 0..255 scale.
         std: RGB, on the 0..255 scale.
@@ -146,6 +149,7 @@ class TrainTransform:
     photometric: Literal["clip", "frame", "none"] = "clip"
     rotation: float = 0.0
     blur: float = 0.0
+    translate_px: int = 0
     padding: Literal["start", "centre"] = "start"
     mean: RGB = IMAGENET_MEAN
     std: RGB = IMAGENET_STD
@@ -171,6 +175,8 @@ class TrainTransform:
                 "rotation must lie in [0, 180] degrees and blur in [0, 1], "
                 f"got {self.rotation} and {self.blur}"
             )
+        if self.translate_px < 0:
+            raise ValueError(f"translate_px must be 0 or more, got {self.translate_px}")
         if self.padding not in ("start", "centre"):
             raise ValueError(f'padding must be "start" or "centre", got {self.padding!r}')
 
@@ -203,9 +209,10 @@ class TrainTransform:
         if self.blur and rng.random() < self.blur:
             blur = opencv().GaussianBlur
             frames = [blur(frame, (BLUR_PX, BLUR_PX), 0) for frame in frames]
+        frames, label, step = self._translate(frames, label, rng)
         rows, columns = self._crop(label, rng)
         frames, label = [frame[rows, columns] for frame in frames], label[rows, columns]
-        matrix = matrix @ turn @ shift(columns.start, rows.start)
+        matrix = matrix @ turn @ step @ shift(columns.start, rows.start)
         height, width = label.shape
         if rng.random() < self.flip:
             frames, label = [frame[:, ::-1] for frame in frames], label[:, ::-1]
@@ -257,6 +264,16 @@ class TrainTransform:
         )
         return turned, label, np.linalg.inv(np.vstack([turn, [0, 0, 1]]))
 
+    def _translate(
+        self, frames: Sequence[np.ndarray], label: np.ndarray, rng: np.random.Generator
+    ) -> tuple[Sequence[np.ndarray], np.ndarray, np.ndarray]:
+        if not self.translate_px:
+            return frames, label, np.eye(3)
+        right, down = rng.integers(-self.translate_px, self.translate_px + 1, 2).tolist()
+        mean = tuple(round(value) for value in self.mean)
+        moved = [_moved(frame, right, down, mean) for frame in frames]
+        return moved, _moved(label, right, down, IGNORE), shift(-right, -down)
+
     def _crop(self, label: np.ndarray, rng: np.random.Generator) -> tuple[slice, slice]:
         spans = self._draw_crop(label, rng)
         if self.max_class_share < 1:
@@ -272,6 +289,17 @@ class TrainTransform:
             start = int(rng.integers(max(side - wanted, 0) + 1))
             spans.append(slice(start, start + wanted))
         return spans[0], spans[1]
+
+
+def _moved(image: np.ndarray, right: int, down: int, fill: int | tuple[int, ...]) -> np.ndarray:
+    """The image `right` and `down` pixels further; `fill` where it was."""
+    height, width = image.shape[:2]
+    moved = np.empty_like(image)
+    moved[...] = fill
+    moved[max(down, 0) : height + min(down, 0), max(right, 0) : width + min(right, 0)] = image[
+        max(-down, 0) : height + min(-down, 0), max(-right, 0) : width + min(-right, 0)
+    ]
+    return moved
 
 
 @dataclass(frozen=True)

@@ -81,11 +81,13 @@ def evaluate(
         The figures, over the set and per video.
 
     Raises:
-        ValueError: an option is out of range, the model's classes are not the data set's, there
+        ValueError: an option is out of range, the model's classes are not the data set's (a last
+            one called void may come on top: it is a miss of the true class wherever it is), there
             is no labelled frame, or the data set does not know its exact flow.
     """
     _check_options(precision, batch_size, scales)
-    _check_classes(model, dataset)
+    has_void = _has_void(model, dataset)
+    _check_classes(model, dataset, has_void=has_void)
     wanted = labelled_frames(
         dataset, max_videos=max_videos, max_frames=max_frames, every_frame=every_frame
     )
@@ -96,10 +98,18 @@ def evaluate(
     total = sum(len(video) for video in streamed) + sum(len(wanted[video]) for video in windowed)
     coming = {video.name: frozenset(wanted[video]) for video in windowed}
     coming |= {video.name: range(len(video)) for video in streamed}
-    scorer = Scorer(dataset, coming, motion=motion, observe=observe, every_frame=every_frame)
+    scorer = Scorer(
+        dataset,
+        coming,
+        motion=motion,
+        observe=observe,
+        has_void_labels=has_void,
+        every_frame=every_frame,
+    )
     was_training = model.training
     model.for_inference(device)
-    runner = _Runner(model, device, precision, sliding, _views(scales, flip))
+    void_to = dataset.ignore if has_void else None
+    runner = _Runner(model, device, precision, sliding, _views(scales, flip), void_to)
     runs = chain(
         _run_streams(runner, dataset, streamed, wanted, batch_size),
         _run_windows(runner, dataset, windowed, wanted, batch_size),
@@ -127,6 +137,8 @@ def evaluate(
         "precision": precision,
         "device": device.type,
     }
+    if has_void:
+        conventions["void_labels"] = "the model's last class is void: a miss of the true class"
     return scorer.evaluation(conventions, runner.ms_per_frame)
 
 
@@ -151,8 +163,10 @@ class _Runner:
         precision: Precision,
         sliding: tuple[Size, Size] | None,
         views: tuple[_View, ...],
+        void_to: int | None,
     ) -> None:
         self.card = model.card
+        self.last_class, self.void_to = model.num_classes - 1, void_to
         self.model = model if sliding is None else SlidingWindow(model, *sliding)
         self.window_frames = model.window_frames
         self.device = device
@@ -210,6 +224,8 @@ class _Runner:
                 scores = segmentation.resize(size)[:, 0].float().softmax(1)
                 total = total + (scores.flip(-1) if view.flip else scores)
             labels = total.argmax(1)
+        if self.void_to is not None:
+            labels = labels.masked_fill(labels == self.last_class, self.void_to)
         return labels.to(torch.uint8).cpu().numpy()
 
     def _autocast(self) -> AbstractContextManager[Any]:
@@ -368,21 +384,28 @@ def _check_options(precision: str, batch_size: int, scales: Sequence[float]) -> 
         raise ValueError(f"scales must be ratios in (0, 8], got {tuple(scales)}")
 
 
-def _check_classes(model: VideoSegmenter, dataset: VideoDataset) -> None:
-    if model.num_classes != dataset.num_classes:
+def _has_void(model: VideoSegmenter, dataset: VideoDataset) -> bool:
+    """Whether the model has one class more than the data set, the last, for no class at all."""
+    is_more = model.num_classes == dataset.num_classes + 1
+    return is_more and [name.casefold() for name in model.card.classes[-1:]] == ["void"]
+
+
+def _check_classes(model: VideoSegmenter, dataset: VideoDataset, *, has_void: bool) -> None:
+    if model.num_classes - has_void != dataset.num_classes:
         raise ValueError(
             f"the model has {model.num_classes} classes and {dataset.name} has "
             f"{dataset.num_classes} ({', '.join(dataset.classes)}); choose the data set or "
             "protocol that it was trained on"
         )
-    named = [name.casefold() for name in model.card.classes]
+    names = model.card.classes[:-1] if has_void else model.card.classes
+    named = [name.casefold() for name in names]
     wanted = [name.casefold() for name in dataset.classes]
     if named != wanted and sorted(named) == sorted(wanted):
         raise ValueError(
             f"the model's classes are those of {dataset.name} in another order: "
-            f"{', '.join(model.card.classes)} instead of {', '.join(dataset.classes)}"
+            f"{', '.join(names)} instead of {', '.join(dataset.classes)}"
         )
-    pairs = zip(model.card.classes, dataset.classes, strict=False)
+    pairs = zip(names, dataset.classes, strict=False)
     differ = [
         f"{mine} as {theirs}" for mine, theirs in pairs if mine.casefold() != theirs.casefold()
     ]

@@ -25,6 +25,11 @@ class ModelConfig(Part):
     initial_weights: str | None = Field(
         None, description="weights of another vidseg model; every tensor that fits is taken over"
     )
+    void: bool = Field(
+        False,
+        description="a further class, the last, for pixels of no class, as the authors' weights of "
+        "ERFNet and LMANet have it; it is never right",
+    )
     unfold_bn: Annotated[int, Field(ge=0)] = Field(
         0,
         description="for backbone weights with folded batch norms: training images that give the "
@@ -32,13 +37,25 @@ class ModelConfig(Part):
     )
 
 
-class DrawnMemory(Part):
-    """Memory frames drawn once at random from the frames before the labelled one."""
+class ChosenMemory(Part):
+    """Memory frames other than the model's window: every n-th one, or drawn at random."""
 
-    drawn_within: Positive = Field(description="how many frames back, at most")
+    every: Positive | None = Field(None, description="every N-th frame before the labelled one")
+    drawn_within: Positive | None = Field(
+        None, description="drawn once from the last N frames before the labelled one"
+    )
+    frames: Positive | None = Field(
+        None, description="how many; by default as many as the model's window has"
+    )
     start: Literal["repeat", "skip"] = Field(
         "repeat", description="at a video's start repeat the first frame, or skip the sample"
     )
+
+    @model_validator(mode="after")
+    def _is_one_choice(self) -> "ChosenMemory":
+        if (self.every is None) == (self.drawn_within is None):
+            raise ValueError("memory frames are chosen by every or by drawn_within, give one")
+        return self
 
 
 class Source(Part):
@@ -76,10 +93,11 @@ class NeighboursConfig(Part):
 class DataConfig(Source):
     """Training samples: where from, which memory frames, how augmented."""
 
-    memory: Literal["window", "skip"] | DrawnMemory = Field(
+    memory: Literal["window", "skip"] | ChosenMemory = Field(
         "window",
         description="window: the frames of the model's window_frames; skip: the preceding frames, "
-        "samples at a video's start left out; drawn_within: N, drawn from the last N frames",
+        "samples at a video's start left out; every: N, every N-th frame; drawn_within: N, drawn "
+        "from the last N frames",
     )
     crop: tuple[Positive, Positive] = Field(description="height, width of a sample, px")
     base_size: tuple[Positive, Positive] | None = Field(
@@ -95,6 +113,10 @@ class DataConfig(Source):
         0.0, description="largest angle in degrees; every other sample is turned"
     )
     blur: Share = Field(0.0, description="probability of a Gaussian blur of 5x5 px")
+    translate_px: Annotated[int, Field(ge=0)] = Field(
+        0,
+        description="largest shift of the clip in x and y, whole pixels; what it bares is ignored",
+    )
     padding: Literal["start", "centre"] = Field(
         "start", description="where an image smaller than the crop goes"
     )
@@ -214,11 +236,11 @@ class LossConfig(Part):
 class OptimiserConfig(Part):
     """The optimiser and its parameter groups."""
 
-    kind: Literal["sgd", "adamw"] = Field("sgd", description="optimiser")
+    kind: Literal["sgd", "adam", "adamw"] = Field("sgd", description="optimiser")
     lr: Annotated[float, Field(gt=0, allow_inf_nan=False)] = Field(0.01, description="base rate")
     momentum: Share = Field(0.9, description="of SGD")
-    betas: tuple[Share, Share] = Field((0.9, 0.999), description="of AdamW")
-    weight_decay: Rate = Field(5e-4, description="L2 penalty (SGD), decoupled decay (AdamW)")
+    betas: tuple[Share, Share] = Field((0.9, 0.999), description="of Adam and AdamW")
+    weight_decay: Rate = Field(5e-4, description="L2 penalty (SGD, Adam), decoupled decay (AdamW)")
     head_multiplier: Rate = Field(1.0, description="rate of everything but the backbone, times lr")
     decay_norm_and_bias: bool = Field(True, description="also decay norm layers and biases")
     clip_norm: Annotated[float, Field(gt=0)] | None = Field(
@@ -226,13 +248,41 @@ class OptimiserConfig(Part):
     )
 
 
+class PlateauConfig(Part):
+    """Falls when the mean training loss of an epoch no longer does; see schedule.Plateau."""
+
+    factor: Annotated[float, Field(gt=0, lt=1)] = Field(0.8, description="the rate times this")
+    patience: Annotated[int, Field(ge=0)] = Field(
+        10, description="epochs without a smaller loss that are let pass"
+    )
+    threshold: Annotated[float, Field(ge=0, lt=1)] = Field(
+        1e-4, description="share by which a loss must be smaller to count as smaller"
+    )
+
+
 class ScheduleConfig(Part):
-    """The polynomial schedule; see vidseg.training.schedule.polynomial_rate."""
+    """The learning rate: a polynomial of the step, or, with `plateau`, driven by the loss."""
 
     power: Rate = Field(0.9, description="of the polynomial; 0 keeps the rate")
-    floor: Rate = Field(0.0, description="rate that the schedule ends at")
+    plateau: PlateauConfig | None = Field(
+        None, description="falls where the loss does not, instead of the polynomial"
+    )
+    floor: Rate = Field(0.0, description="smallest rate; what the polynomial ends at")
     warmup_iterations: Annotated[int, Field(ge=0)] = Field(0, description="steps of warm-up")
     warmup_start: Share = Field(0.1, description="share of the rate at the first step")
+
+
+class FreezeConfig(Part):
+    """Parts of the model that are not trained."""
+
+    parts: tuple[str, ...] | None = Field(
+        None, description="modules by name; by default the host of a model with a local memory"
+    )
+    keep: Literal["weights", "weights+statistics"] = Field(
+        "weights+statistics",
+        description="weights: dropout and batch norms go on as in training; weights+statistics: "
+        "the parts run as in evaluation",
+    )
 
 
 class CheckpointConfig(Part):
@@ -269,6 +319,7 @@ class TrainingConfig(Part):
     freeze_bn: Literal["none", "backbone", "all"] = Field(
         "none", description="whose batch norms keep their statistics (eval mode)"
     )
+    freeze: FreezeConfig | None = Field(None, description="parts that are not trained")
     deterministic: bool = Field(False, description="deterministic GPU kernels, slower")
     seed: Annotated[int, Field(ge=0)] = Field(0, description="of everything that is drawn")
     workers: Annotated[int, Field(ge=0)] = Field(2, description="loader processes per process")

@@ -35,6 +35,7 @@ from vidseg.training.folder import Metrics, environment, prepare
 from vidseg.training.motion import load_teacher
 from vidseg.training.optimiser import (
     average_decay,
+    frozen_parts,
     make_optimiser,
     optimiser_state,
     parameter_groups,
@@ -51,7 +52,7 @@ from vidseg.training.samples import (
     samples_fps,
     training_samples,
 )
-from vidseg.training.schedule import polynomial_rate
+from vidseg.training.schedule import make_schedule
 from vidseg.training.step import TrainingStep, build_model, draw_seed
 from vidseg.training.validation import validate
 
@@ -149,6 +150,8 @@ class _Run:
 
         dataset = open_source(config.data)
         self.model = build_model(config, dataset, is_restored=state is not None)
+        is_still = config.freeze is not None and config.freeze.keep == "weights+statistics"
+        self.still_parts = frozen_parts(self.model, config.freeze) if is_still else ()
         distillation = config.loss.distillation
         teacher = None
         if distillation is not None:
@@ -159,6 +162,7 @@ class _Run:
             self.model.card, fps=samples_fps(self.clips), trained_on=trained_on
         )
         self.validation = _open_validation(config, dataset)
+        self.schedule = make_schedule(config, len(self.clips))
         self.model.to(accelerator.device)
         if config.channels_last:
             self.model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
@@ -200,10 +204,8 @@ class _Run:
     def step(self, step: int, is_stop_asked: bool) -> dict[str, float]:
         """One optimiser step; -> its record. Nothing is changed where the loss is not finite."""
         config, accelerator = self.config, self.accelerator
-        set_training(self.model, config.freeze_bn)
-        rate = polynomial_rate(
-            step, base=config.optimiser.lr, iterations=config.iterations, **dict(config.schedule)
-        )
+        set_training(self.model, config.freeze_bn, self.still_parts)
+        rate = self.schedule.rate(step)
         for group in self.optimiser.param_groups:
             group["lr"] = rate * group["multiplier"]
 
@@ -235,6 +237,7 @@ class _Run:
         self.optimiser.step()
         self.optimiser.zero_grad()
         self.loss.after_step()
+        self.schedule.note(step, sums["loss"])
         if self.averaged is not None and config.ema is not None:
             update_average(self.averaged, self.model, average_decay(step, config.ema))
         return {"step": step + 1, **sums, "lr": rate, "gradient_norm": norm}
@@ -274,6 +277,7 @@ class _Run:
                 "averaged": None if self.averaged is None else self.averaged.state_dict(),
                 "optimiser": optimiser_state(self.optimiser.optimizer, self.names),
                 "scaler": None if scaler is None else scaler.state_dict(),
+                "schedule": self.schedule.state,
                 "best": self.best,
             }
             with self.pace.paused():
@@ -308,6 +312,7 @@ class _Run:
         self.loss.restore(state.get("loss", {}))
         if self.averaged is not None:
             self.averaged.load_state_dict(state["averaged"] or state["model"])
+        self.schedule.restore(state.get("schedule", {}))
         restore_optimiser(optimiser, self.names, state["optimiser"])
 
     def _mean_losses(self, losses: dict[str, Tensor], is_stop_asked: bool) -> dict[str, float]:

@@ -1,13 +1,14 @@
-"""Parameter groups, the optimiser's state by name, frozen batch norms, averaged weights."""
+"""Parameter groups, the optimiser's state by name, frozen parts, averaged weights."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
-from vidseg.training.config import OptimiserConfig
+from vidseg.segmenter import VideoSegmenter
+from vidseg.training.config import FreezeConfig, OptimiserConfig
 
 
 def parameter_groups(
@@ -46,10 +47,11 @@ def parameter_groups(
 
 
 def make_optimiser(groups: list[dict[str, Any]], config: OptimiserConfig) -> torch.optim.Optimizer:
-    """SGD or AdamW over the groups."""
+    """SGD, Adam or AdamW over the groups."""
     if config.kind == "sgd":
         return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum)
-    return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas)
+    kind = torch.optim.Adam if config.kind == "adam" else torch.optim.AdamW
+    return kind(groups, lr=config.lr, betas=config.betas)
 
 
 def optimiser_state(optimiser: torch.optim.Optimizer, names: list[str]) -> dict[str, Any]:
@@ -67,14 +69,45 @@ def restore_optimiser(
     optimiser.load_state_dict({"state": known, "param_groups": groups})
 
 
-def set_training(model: nn.Module, freeze_bn: str) -> None:
-    """Training mode, but for the batch norms that keep their statistics.
+def frozen_parts(model: VideoSegmenter, config: FreezeConfig | None) -> tuple[str, ...]:
+    """The names of the modules that a run does not train.
 
     Args:
         model: the segmenter.
-        freeze_bn: "none", "backbone" (modules under `backbone`) or "all".
+        config: which parts; None for none.
+
+    Raises:
+        ValueError: there is no such part, or no host that is one by default.
+    """
+    if config is None:
+        return ()
+    names = getattr(model, "host_parts", ()) if config.parts is None else config.parts
+    if not names:
+        raise ValueError(
+            f"{type(model).__name__} has no host that freeze could mean; name the modules, such as "
+            "freeze.parts=[backbone]"
+        )
+    known = dict(model.named_modules())
+    for name in names:
+        if name not in known:
+            raise ValueError(
+                f"freeze.parts: {type(model).__name__} has no part {name!r}; there are "
+                f"{', '.join(child for child, _ in model.named_children())}"
+            )
+    return tuple(names)
+
+
+def set_training(model: nn.Module, freeze_bn: str, frozen: Sequence[str] = ()) -> None:
+    """Training mode, but for what keeps its statistics.
+
+    Args:
+        model: the segmenter.
+        freeze_bn: whose batch norms: "none", "backbone" (modules under `backbone`) or "all".
+        frozen: parts that run as in evaluation.
     """
     model.train()
+    for name in frozen:
+        model.get_submodule(name).eval()
     if freeze_bn == "none":
         return
     for name, module in model.named_modules():

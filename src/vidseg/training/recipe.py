@@ -204,8 +204,8 @@ def known_keys(part: type[BaseModel] = TrainingConfig, prefix: str = "") -> dict
 
 
 def _explain(error: Any) -> str:
-    where = ".".join(str(part) for part in error["loc"] if not str(part).startswith("literal["))
-    where = where.replace(".DrawnMemory", "")
+    kinds = ("literal[", "function-after[")  # pydantic's names of the choices of a union
+    where = ".".join(str(part) for part in error["loc"] if not str(part).startswith(kinds))
     if error["type"] == "extra_forbidden":
         return f"unknown key {where!r}{_closest_key(where)}"
     if error["type"] == "missing":

@@ -22,13 +22,14 @@ from vidseg.data import (
     open_dataset,
     preceding,
     snippets,
+    spaced,
 )
 from vidseg.data.pairs import Neighbours, PairDataset, WithVideo
 from vidseg.flow import open_flow
 from vidseg.segmenter import VideoSegmenter
 from vidseg.training.config import (
+    ChosenMemory,
     DataConfig,
-    DrawnMemory,
     NeighboursConfig,
     Source,
     TrainingConfig,
@@ -47,14 +48,22 @@ def training_snippets(
 ) -> list[Snippet]:
     """The labelled frames to train on, with their memory frames, all windows of one length.
 
+    A batch is one tensor: where the model's own window drops what lies before the video (LMANet's),
+    such a frame is left out; its first frame, which reads nothing, would teach a memory nothing.
+
     Raises:
         ValueError: no labelled frame has enough frames before it.
     """
     length = model.window_length
     window: Any = model.window_frames
-    if isinstance(data.memory, DrawnMemory):
-        window = drawn(length - 1, data.memory.drawn_within, seed, start=data.memory.start)
-    elif data.memory == "skip":
+    choice = data.memory
+    if isinstance(choice, ChosenMemory):
+        length = 1 + (choice.frames or length - 1)
+        if choice.drawn_within is not None:
+            window = drawn(length - 1, choice.drawn_within, seed, start=choice.start)
+        else:
+            window = spaced(length - 1, choice.every or 1, start=choice.start)
+    elif choice == "skip":
         window = preceding(length - 1, start="skip")
     whole = [s for s in snippets(dataset, window) if len(s.frame_indices) == length]
     if not whole:
@@ -106,6 +115,7 @@ def training_samples(
         photometric=data.photometric,
         rotation=data.rotation,
         blur=data.blur,
+        translate_px=data.translate_px,
         padding=data.padding,
         mean=model.card.mean,
         std=model.card.std,

@@ -16,6 +16,7 @@ from vidseg.losses.segmentation import cross_entropy, ohem_cross_entropy
 from vidseg.segmenter import Segmentation, VideoSegmenter
 from vidseg.training.config import LossConfig, ModelConfig, TrainingConfig
 from vidseg.training.motion import MotionTerms, Teacher, check_per_frame
+from vidseg.training.optimiser import frozen_parts
 from vidseg.training.samples import plain_frames
 
 log = logging.getLogger("vidseg.training")
@@ -121,38 +122,65 @@ def build_model(
         is_restored: the weights will come from a checkpoint, so none are read here.
 
     Raises:
-        ValueError: an unknown model or option; weights that do not fit.
+        ValueError: an unknown model, part or option; weights that do not fit, or that leave
+            something random in what `freeze` keeps as it is.
         FileNotFoundError: a file of weights is missing.
     """
     spec, shares = config.model, config.loss.class_weights
-    if shares is not None and len(shares) != dataset.num_classes:
+    num_classes = dataset.num_classes + spec.void
+    if shares is not None and len(shares) != num_classes:
         raise ValueError(
-            f"loss.class_weights must have one number for each of the {dataset.num_classes} "
-            f"classes of {dataset.name}, got {len(shares)}"
+            f"loss.class_weights must have one number for each of the {num_classes} "
+            f"classes of {dataset.name}{' and void' * spec.void}, got {len(shares)}"
         )
     torch.manual_seed(config.seed)
     options = dict(spec.options)
     if spec.backbone_weights is not None and not is_restored:
         options["backbone_weights"] = spec.backbone_weights
-    model = methods.create(spec.name, num_classes=dataset.num_classes, **options)
+    model = methods.create(spec.name, num_classes=num_classes, **options)
+    palette = tuple((int(r), int(g), int(b)) for r, g, b in dataset.palette)
     card = replace(
         model.card,
-        classes=tuple(dataset.classes),
-        palette=tuple((int(r), int(g), int(b)) for r, g, b in dataset.palette),
+        classes=(*dataset.classes, "void") if spec.void else tuple(dataset.classes),
+        palette=(*palette, (0, 0, 0)) if spec.void else palette,
         mean=config.data.mean or model.card.mean,
         std=config.data.std or model.card.std,
     )
     model.card = card
+    frozen = frozen_parts(model, config.freeze)
+    for name in frozen:
+        model.get_submodule(name).requires_grad_(False)
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise ValueError(f"freeze.parts={list(frozen)} leaves nothing to train")
     if is_restored:
         return model
-    if spec.initial_weights is not None:
-        _take_over(model, spec)
+    taken = set() if spec.initial_weights is None else _take_over(model, spec)
+    _check_frozen(model, spec, frozen, taken)
     if spec.unfold_bn:
         unfold_batch_norm(model.backbone, plain_frames(dataset, model, spec.unfold_bn))  # pyright: ignore[reportArgumentType]
     return model
 
 
-def _take_over(model: VideoSegmenter, spec: ModelConfig) -> None:
+def _check_frozen(
+    model: VideoSegmenter, spec: ModelConfig, frozen: tuple[str, ...], taken: set[str]
+) -> None:
+    """Raise ValueError where frozen weights would stay as random as they were made."""
+    kept = tuple(f"{part}." for part in frozen)
+    given = "" if spec.backbone_weights is None else "backbone."
+    lacking = [
+        name
+        for name in model.state_dict()
+        if name.startswith(kept) and name not in taken and not (given and name.startswith(given))
+    ]
+    if lacking:
+        raise ValueError(
+            f"freeze would keep {len(lacking)} tensors at their random start, such as "
+            f"{lacking[0]}; train the host first, and give its weights as model.initial_weights"
+            + ("" if spec.initial_weights is None else f" ({spec.initial_weights} has not all)")
+        )
+
+
+def _take_over(model: VideoSegmenter, spec: ModelConfig) -> set[str]:
     path = Path(spec.initial_weights or "").expanduser()
     tensors, _ = weights.load_file(path)
     ours = model.state_dict()
@@ -164,3 +192,4 @@ def _take_over(model: VideoSegmenter, spec: ModelConfig) -> None:
         )
     model.load_state_dict(fitting, strict=False)
     log.info("took %d of %d tensors from %s", len(fitting), len(ours), path)
+    return set(fitting)
