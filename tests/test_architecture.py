@@ -22,9 +22,9 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 
 # A part imports parts of its own floor or below. The first name after `vidseg.` is the part.
 FLOORS = [
-    {"atomic", "classes", "hub", "suggest"},
+    {"atomic", "classes", "hub", "suggest", "values"},
     {"layers", "weights"},
-    {"segmenter", "local_memory", "backbones", "flow"},
+    {"segmenter", "local_memory", "feature_mining", "backbones", "flow"},
     {"losses", "metrics"},
     {"data", "methods"},
     {"inference", "report"},
@@ -37,6 +37,7 @@ WITHOUT_METHODS = {
     "weights",
     "segmenter",
     "local_memory",
+    "feature_mining",
     "backbones",
     "flow",
     "losses",
@@ -248,7 +249,8 @@ import torch
 from vidseg.segmenter import VideoSegmenter
 for family in vidseg.METHODS:
     model = vidseg.create(family + "_tiny", num_classes=3).eval()
-    segmentation, memory = model(torch.zeros(1, 2, 3, 32, 32))
+    frames = torch.zeros(1, 2, 3, 32, 32)
+    segmentation, memory = model(frames, context=model.summarize(frames))
     assert segmentation.labels().shape == (1, 2, 32, 32)
 """
 

@@ -31,6 +31,20 @@ def test_tmanet_keeps_the_laws_for_any_length(memory_frames):
     check_laws(model, batch=1 + memory_frames % 2)
 
 
+def test_running_prototypes_keep_the_laws():
+    torch.manual_seed(0)
+    model = METHODS["cffmpp"].tiny(num_classes=3, prototypes="running", gap_frames=1)
+    settle(model)
+    check_laws(model)
+
+
+def test_cffm_keeps_the_laws_for_another_gap():
+    torch.manual_seed(0)
+    model = METHODS["cffm"].tiny(num_classes=3, gap_frames=1, depth=2)
+    settle(model)
+    check_laws(model, size=(64, 80), batch=1)
+
+
 def settle(model: nn.Module) -> None:
     """Give norms and classifiers values at which every part has an influence."""
     for module in model.modules():

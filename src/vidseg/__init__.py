@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from vidseg import flow, losses, metrics
-    from vidseg.inference.stream import FrameResult, segment
+    from vidseg.inference.stream import FrameResult as FrameResult
+    from vidseg.inference.stream import segment
+    from vidseg.layers.prototypes import Prototypes
     from vidseg.methods import METHODS, create, load, load_official
     from vidseg.segmenter import IGNORE, Memory, PerFrame, Segmentation, VideoSegmenter
     from vidseg.weights import Card
@@ -27,6 +29,7 @@ _HOMES = {
     "IGNORE": "vidseg.segmenter",
     "Memory": "vidseg.segmenter",
     "PerFrame": "vidseg.segmenter",
+    "Prototypes": "vidseg.layers.prototypes",
     "Segmentation": "vidseg.segmenter",
     "VideoSegmenter": "vidseg.segmenter",
     "Card": "vidseg.weights",
@@ -40,9 +43,9 @@ __all__ = [
     "IGNORE",
     "METHODS",
     "Card",
-    "FrameResult",
     "Memory",
     "PerFrame",
+    "Prototypes",
     "Segmentation",
     "VideoSegmenter",
     "create",

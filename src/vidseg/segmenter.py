@@ -11,7 +11,7 @@ Shapes: B streams, T frames, T' frames read out, C classes, H W full size, h w o
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, Self, cast
 
 import torch
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from vidseg.layers.resize import largest_class, resize
+from vidseg.values import register_value
 from vidseg.weights import Card
 
 IGNORE = 255
@@ -26,34 +27,6 @@ IGNORE = 255
 
 Feature = Any
 """A pytree of (N, ...) tensors: what `encode` makes of N frames."""
-
-
-def register_value(cls: type, static: frozenset[str]) -> None:
-    """Make a frozen dataclass a pytree whose leaves are all fields but the static ones."""
-
-    def flatten(value: Any) -> tuple[list[Any], Any]:
-        names = [f.name for f in fields(value) if f.name not in static]
-        constants = tuple(
-            (f.name, getattr(value, f.name)) for f in fields(value) if f.name in static
-        )
-        return [getattr(value, name) for name in names], (tuple(names), constants)
-
-    def unflatten(children: Any, context: Any) -> Any:
-        names, constants = context
-        return cls(**dict(zip(names, children, strict=True)), **dict(constants))
-
-    def flatten_with_keys(value: Any) -> tuple[list[Any], Any]:
-        children, context = flatten(value)
-        keys = [pytree.GetAttrKey(name) for name in context[0]]
-        return list(zip(keys, children, strict=True)), context
-
-    pytree.register_pytree_node(
-        cls,
-        flatten,
-        unflatten,
-        flatten_with_keys_fn=flatten_with_keys,
-        serialized_type_name=f"{cls.__module__}.{cls.__qualname__}",
-    )
 
 
 @dataclass(frozen=True)
@@ -219,6 +192,14 @@ class VideoSegmenter(nn.Module):
     def window_frames(self, t: int) -> tuple[int, ...]:
         """The frame indices that frame `t` needs, oldest first, itself last."""
         return (t,)
+
+    def context_frames(self, num_frames: int) -> tuple[int, ...]:
+        """The frames that `summarize` reads of a video, where the method is not `causal`."""
+        return ()
+
+    def summarize(self, video: Tensor, *, name: str = "") -> Any:
+        """The context of videos (B, T, 3, H, W), with their name; None if the method needs none."""
+        return None
 
     def check_memory(self, memory: Any, feature: Feature) -> None:
         """Raise ValueError where `memory` cannot belong to these streams."""

@@ -30,7 +30,8 @@ class Card:
         palette: (R, G, B) of each class, 0..255.
         mean: of the pixels, RGB on the 0..255 scale; `normalise` subtracts it.
         std: of the pixels, RGB on the 0..255 scale; `normalise` divides by it.
-        size_multiple: height and width are stretched to a multiple of this.
+        size_multiple: height and width are stretched to a multiple of this ...
+        size_offset: ... and so many pixels more; 1 where the corners of maps are those of frames.
         fps: frame rate of the videos the model was trained on, None if unknown.
         trained_on: data set, split and protocol.
         source: where the weights come from.
@@ -45,6 +46,7 @@ class Card:
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
     size_multiple: int = 1
+    size_offset: int = 0
     fps: float | None = None
     trained_on: str = ""
     source: str = ""
@@ -77,7 +79,7 @@ class Card:
         return ((pixels - mean) / std).movedim(-1, -3).contiguous()
 
     def fit(self, frames: Tensor, size: tuple[int, int] | None = None) -> Tensor:
-        """Bring frames to a size that the model takes, rounding up to `size_multiple`.
+        """Bring frames to a size that the model takes, rounding up to the next one.
 
         Frames are stretched, as the methods with such a rule do it; labels are asked for at the
         frame's own size afterwards, which stretches them back.
@@ -90,12 +92,23 @@ class Card:
             (..., 3, H', W'), the input itself where it fits.
         """
         wanted = size or (frames.shape[-2], frames.shape[-1])
-        rounded = tuple(-(-side // self.size_multiple) * self.size_multiple for side in wanted)
+        rounded = tuple(self.next_side(side) for side in wanted)
         if rounded == tuple(frames.shape[-2:]):
             return frames
         flat = frames.reshape(-1, *frames.shape[-3:])
         stretched = functional.interpolate(flat, rounded, mode="bilinear", align_corners=False)
         return stretched.reshape(*frames.shape[:-2], *rounded)
+
+    def next_side(self, side: int) -> int:
+        """The smallest height or width that the model takes and that is not below `side`.
+
+        Example:
+            >>> card = Card(size_multiple=8, size_offset=1)
+            >>> card.next_side(1024), card.next_side(1025)
+            (1025, 1025)
+        """
+        steps = -(-(side - self.size_offset) // self.size_multiple)
+        return max(steps, 1) * self.size_multiple + self.size_offset
 
     def to_json(self) -> str:
         """The card as JSON text."""
@@ -160,16 +173,31 @@ def load_file(path: str | Path) -> tuple[dict[str, Tensor], Card]:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no weights at {path}")
-    tensors, metadata = _read_safetensors(path)
+    tensors, metadata = read_tensors(path)
     if "card" not in metadata:
         raise ValueError(f"{path} has no vidseg card; was it written by vidseg.weights.save?")
     tensors = {k: t.float() if t.dtype == torch.float16 else t for k, t in tensors.items()}
     return tensors, Card.from_json(metadata["card"])
 
 
-def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+def read_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors of a .safetensors file, and what else was written into it.
+
+    Args:
+        path: the file.
+
+    Returns:
+        name -> tensor, and the metadata.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is damaged.
+    """
     from safetensors import SafetensorError, safe_open
 
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"no file {path}")
     try:
         with safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
@@ -218,11 +246,33 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     if path.stat().st_size == 0:
         raise ValueError(f"{path} is empty; copy it again")
     if path.suffix == ".safetensors":
-        return _read_safetensors(path)[0]
+        return read_tensors(path)[0]
     content = _unpickle(path)
     if not isinstance(content, Mapping):
         raise ValueError(f"{path} holds a {type(content).__name__}, wanted a dict of tensors")
     return dict(content)
+
+
+def read_tensor(path: str | Path) -> Tensor:
+    """Read a file that `torch.save` made of one tensor, without running it.
+
+    Args:
+        path: the file.
+
+    Returns:
+        The tensor, on the CPU.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is damaged, holds something else, or wants to run code.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"no file {path}")
+    content = _unpickle(path)
+    if not isinstance(content, Tensor):
+        raise ValueError(f"{path} holds a {type(content).__name__}, wanted one tensor")
+    return content
 
 
 def _unpickle(path: Path) -> Any:

@@ -112,15 +112,16 @@ def test_checkpoints_that_do_not_fit():
 def test_every_method_gives_the_map_that_students_copy(family):
     model = vidseg.METHODS[family].tiny(num_classes=3).eval()
     frames = torch.randn(2, 3, 3, 40, 56, generator=torch.Generator().manual_seed(0))
+    context = model.summarize(frames)
     with torch.no_grad():
-        whole, _ = model(frames, aux=True)
-        last, _ = model(frames, aux=True, readout="last")
-        assert model(frames)[0].aux == {}
+        whole, _ = model(frames, aux=True, context=context)
+        last, _ = model(frames, aux=True, readout="last", context=context)
+        assert model(frames, context=context)[0].aux == {}
     feature = whole.aux["feature"]
     assert feature.shape[:2] == (2, 3)
     assert feature.dim() == 5
     torch.testing.assert_close(last.aux["feature"], feature[:, -1:])
-    assert "feature" in model.train()(frames)[0].aux
+    assert "feature" in model.train()(frames, context=context)[0].aux
 
 
 def test_the_map_is_pooled_once():

@@ -1,4 +1,4 @@
-"""MiT against tensors made by the authors' modules: numbers, and epsilons that numbers cannot see."""
+"""MiT against the authors' tensors, and its epsilons, which numbers cannot show."""
 
 import json
 

@@ -10,6 +10,7 @@ from torch.utils import _pytree as pytree
 
 from vidseg.layers.resize import resize
 from vidseg.segmenter import Segmentation, VideoSegmenter
+from vidseg.weights import Card
 
 
 def window_starts(size: int, crop: int, stride: int) -> tuple[int, ...]:
@@ -79,7 +80,7 @@ class SlidingWindow(VideoSegmenter):
     ) -> None:
         super().__init__()
         stride = default_stride(crop) if stride is None else stride
-        _check_windows(crop, stride, model.card.size_multiple)
+        _check_windows(crop, stride, model.card)
         self.model = model
         self.crop = crop
         self.stride = stride
@@ -97,6 +98,14 @@ class SlidingWindow(VideoSegmenter):
     def window_frames(self, t: int) -> tuple[int, ...]:
         """The frame indices that frame `t` needs (windows in time, not these in space)."""
         return self.model.window_frames(t)
+
+    def context_frames(self, num_frames: int) -> tuple[int, ...]:
+        """The frames that `summarize` reads of a video."""
+        return self.model.context_frames(num_frames)
+
+    def summarize(self, video: Tensor, *, name: str = "") -> Any:
+        """The inner model's context of whole frames; every window reads the same one."""
+        return self.model.summarize(video, name=name)
 
     def corners(self, size: tuple[int, int]) -> list[tuple[int, int]]:
         """The (y, x) of every window on a frame of (H, W), row by row."""
@@ -159,7 +168,7 @@ class SlidingWindow(VideoSegmenter):
         return Segmentation(total / visits, {}, size, self.align_corners), memory
 
 
-def _check_windows(crop: tuple[int, int], stride: tuple[int, int], multiple: int) -> None:
+def _check_windows(crop: tuple[int, int], stride: tuple[int, int], card: Card) -> None:
     if min(*crop, *stride) < 1:
         raise ValueError(f"crop and stride must be at least 1 px, got {crop} and {stride}")
     if stride[0] > crop[0] or stride[1] > crop[1]:
@@ -167,5 +176,8 @@ def _check_windows(crop: tuple[int, int], stride: tuple[int, int], multiple: int
             f"a stride of {stride} leaves gaps between windows of {crop}; "
             "the stride may be as large as the crop at most"
         )
-    if crop[0] % multiple or crop[1] % multiple:
-        raise ValueError(f"this model wants windows of a multiple of {multiple} px, got {crop}")
+    if any(card.next_side(side) != side for side in crop):
+        rule = (
+            f"a multiple of {card.size_multiple}{f' + {card.size_offset}' * (card.size_offset > 0)}"
+        )
+        raise ValueError(f"this model wants windows of {rule} px, got {crop}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from vidseg.inference import render
+from vidseg.inference.context import check_context, find_context, pick
 from vidseg.inference.cuts import CutDetector
 from vidseg.inference.sliding import SlidingWindow
 from vidseg.inference.video import Frame, FrameReader, read_video
@@ -155,11 +156,13 @@ def segment(
     sliding: tuple[int, int] | SlidingWindow | None = None,
     reset_on_cut: bool = False,
     chunk_frames: int = 1,
+    context: Any = None,
 ) -> SegmentedVideo:
     """Segment a video, frame by frame, with bounded memory however long it is.
 
     The model is put into evaluation mode. Its card says how pixels are normalised and to which
-    multiple frames are stretched. A damaged file ends early with a `DamagedVideoWarning`.
+    multiple frames are stretched. A damaged file ends early with a `DamagedVideoWarning`. A model
+    that is not causal looks at the whole video first, with the first call of `next`.
 
     Args:
         model: any video segmenter; wrap an image model in `vidseg.PerFrame`.
@@ -173,14 +176,16 @@ def segment(
         sliding: (H, W) of windows by which the model sees large frames, or a `SlidingWindow`.
         reset_on_cut: start with an empty memory where a new scene begins.
         chunk_frames: frames in one call of the model; more use a GPU better, and take more memory.
+        context: what a model that is not causal knows of the video, if that was found before.
 
     Returns:
         An iterator of `FrameResult`, with `fps`, `num_frames`, `damage` and `close()`.
 
     Raises:
         FileNotFoundError: no such file, image or camera.
-        ValueError: not a video; a model that needs the whole video on a live source; more than 255
-            classes; options that do not fit together.
+        ValueError: not a video; a model that needs the whole video on a source that has no end or
+            is open already; a context of another video; more than 255 classes; options that do not
+            fit together.
 
     Example:
         >>> import tempfile, vidseg
@@ -215,9 +220,13 @@ def segment(
             f"{type(model).__name__} needs to see the whole video before the first label, "
             f"and {reader.name} has no end; record it to a file first"
         )
+    check_context(context, reader.name)
     if isinstance(sliding, tuple):
         sliding = SlidingWindow(model, sliding)
     runner = _Runner(sliding or model, device, size)
+    runner.context = context
+    if not model.causal and context is None:
+        runner.find_context = _first_pass(runner, reader, source, start, end, every)
     return SegmentedVideo(reader, _results(reader, runner, reset_on_cut, chunk_frames))
 
 
@@ -238,6 +247,23 @@ def classes_of(model: VideoSegmenter) -> tuple[tuple[str, ...], np.ndarray]:
     return names, render.default_palette(count)
 
 
+def _first_pass(runner: _Runner, reader: FrameReader, source: Any, *cut: Any) -> Callable[[], Any]:
+    count = reader.num_frames
+    if isinstance(source, FrameReader) or count is None:
+        reader.close()
+        raise ValueError(
+            f"{type(runner.model).__name__} needs to see the whole of {reader.name} first, so it "
+            "must be read twice; give its path instead of an open reader, or its context"
+        )
+    start, end, every = cut
+
+    def read(wanted: tuple[int, ...]) -> Iterator[np.ndarray]:
+        with read_video(source, start=start, end=end, every=every) as again:
+            yield from pick((frame.image for frame in again), wanted)
+
+    return lambda: find_context(runner.model, count, read, size=runner.size, name=reader.name)
+
+
 def _results(
     reader: FrameReader, runner: _Runner, reset_on_cut: bool, chunk_frames: int
 ) -> Iterator[FrameResult]:
@@ -245,6 +271,8 @@ def _results(
 
     names, palette = classes_of(runner.model)
     memory = None
+    if runner.find_context is not None:
+        runner.context = runner.find_context()
     with reader:
         for chunk, is_cut in _chunks(reader, chunk_frames):
             if is_cut and reset_on_cut:
@@ -298,6 +326,8 @@ class _Runner:
         first = next(self.model.parameters(), None)
         self.device = torch.device(device or "cpu") if first is None else first.device
         self.size = size
+        self.context: Any = None
+        self.find_context: Callable[[], Any] | None = None
 
     def __call__(self, images: np.ndarray, memory: Any) -> tuple[list[np.ndarray], Any, float]:
         """(T, H, W, 3) uint8 -> T label maps (H, W) uint8, the next memory, ms per frame."""
@@ -305,7 +335,8 @@ class _Runner:
             frames = self.model.card.normalise(torch.from_numpy(images).to(self.device))
             fitted = self.model.card.fit(frames, self.size)
             begin_s = now_s(self.device)
-            segmentation, memory = self.model(fitted[None], memory)
+            context = self.context if memory is None else None
+            segmentation, memory = self.model(fitted[None], memory, context=context)
             ms = 1e3 * (now_s(self.device) - begin_s) / len(images)
             labels = segmentation.labels((images.shape[1], images.shape[2]))
             return list(labels[0].to(torch.uint8).cpu().numpy()), memory, ms

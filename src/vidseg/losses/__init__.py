@@ -13,6 +13,7 @@ from vidseg.losses.distillation import (
 from vidseg.losses.segmentation import (
     CITYSCAPES_CLASS_WEIGHTS,
     class_frequencies,
+    clip_cross_entropy,
     cross_entropy,
     deep_supervision,
     ohem_cross_entropy,
@@ -26,6 +27,7 @@ __all__ = [
     "MultiFrameDependency",
     "MultiFrameTerms",
     "class_frequencies",
+    "clip_cross_entropy",
     "cross_entropy",
     "deep_supervision",
     "ohem_cross_entropy",

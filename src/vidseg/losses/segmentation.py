@@ -168,6 +168,53 @@ def deep_supervision(
     return main + auxiliary_weight * term(auxiliary, is_mined=ohem == "both")
 
 
+def clip_cross_entropy(
+    logits: Tensor,
+    frame_logits: Tensor,
+    labels: Tensor,
+    *,
+    align_corners: bool,
+    frame_weight: float = 0.5,
+    average: Literal["valid", "all"] = "all",
+    weight: Tensor | None = None,
+    ignore: int = IGNORE,
+) -> Tensor:
+    """Cross entropy of a clip's last frame, and with a smaller weight of all its frames alone.
+
+    The loss of CFFM, whose authors average over all pixels, ignored ones too.
+
+    Args:
+        logits: (N, C, h, w), of the last frames, mined from the clips.
+        frame_logits: (N, T, C, h', w'), of every frame by itself.
+        labels: (N, T, H, W) int64, 0..C-1 or `ignore`.
+        align_corners: how both are resized to the labels; CFFM's is false.
+        frame_weight: of the frames by themselves.
+        average: see `cross_entropy`.
+        weight: (C,) weight of each class.
+        ignore: the label of pixels that add nothing.
+
+    Returns:
+        A scalar.
+
+    Raises:
+        ValueError: the logits are not those of as many frames as there are labels; as
+            `cross_entropy`.
+    """
+    if frame_logits.shape[:2] != labels.shape[:2] or len(logits) != len(labels):
+        raise ValueError(
+            f"labels {tuple(labels.shape[:2])} must be of the same clips and frames as the logits, "
+            f"got {tuple(frame_logits.shape[:2])} by frame and {len(logits)} of clips"
+        )
+
+    def term(maps: Tensor, truth: Tensor) -> Tensor:
+        return cross_entropy(
+            maps, truth, align_corners=align_corners, ignore=ignore, weight=weight, average=average
+        )
+
+    frames = term(frame_logits.flatten(0, 1), labels.flatten(0, 1))
+    return term(logits, labels[:, -1]) + frame_weight * frames
+
+
 def class_frequencies(labels: Tensor, num_classes: int, *, ignore: int = IGNORE) -> Tensor:
     """Share of each class among the valid pixels of a batch.
 

@@ -12,6 +12,8 @@ from torch import Tensor
 from vidseg.backbones import network_of
 from vidseg.classes import ClassSet
 from vidseg.hub import download
+from vidseg.methods.cffm import CFFM
+from vidseg.methods.cffmpp import CFFMPlus
 from vidseg.methods.erfnet import ERFNet
 from vidseg.methods.fcn import FCN
 from vidseg.methods.lmanet import LMANet
@@ -31,6 +33,8 @@ METHODS: dict[str, Any] = {
     "segformer": SegFormer,
     "tmanet": TMANet,
     "lmanet": LMANet,
+    "cffm": CFFM,
+    "cffmpp": CFFMPlus,
 }
 """family -> class; `create` takes family_variant, or the family where a variant has no name."""
 
@@ -40,6 +44,8 @@ OFFICIAL: dict[str, Any] = {
     "erfnet": ERFNet,
     "lmanet": LMANet,
     "segformer": SegFormer,
+    "cffm": CFFM,
+    "cffmpp": CFFMPlus,
 }
 """paper -> the class that its authors' checkpoints become; `load_official` takes the paper."""
 

@@ -1,0 +1,224 @@
+"""Prototypes: a few typical features of a video, found by k-means, and attention to them.
+
+Sun, Liu, Ding, Wu and Van Gool, "Learning Local and Global Temporal Contexts for Video
+Semantic Segmentation" (CFFM++), TPAMI 2024; written from a description of GuoleiSun/VSS-CFFM.
+
+B streams, K prototypes, D channels.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils import _pytree as pytree
+
+from vidseg.atomic import replacing
+from vidseg.values import register_value
+from vidseg.weights import read_tensor, read_tensors
+
+
+@dataclass(frozen=True)
+class Prototypes:
+    """K typical features of each of B videos.
+
+    Attributes:
+        centers: (B, K, D).
+        video: the name of the video that they are of, where it is known.
+
+    Example:
+        >>> Prototypes(torch.zeros(1, 100, 256)).centers.shape
+        torch.Size([1, 100, 256])
+    """
+
+    centers: Tensor
+    video: str = ""
+
+    def to(self, *args: Any, **options: Any) -> "Prototypes":
+        """The same on another device or of another dtype; arguments as `Tensor.to`."""
+        return pytree.tree_map(lambda leaf: leaf.to(*args, **options), self)
+
+    def save(self, path: str | Path) -> None:
+        """Write a .safetensors file, whole or not at all.
+
+        Args:
+            path: the file.
+
+        Raises:
+            ValueError: the path has another suffix.
+        """
+        from safetensors.torch import save as to_bytes
+
+        path = Path(path)
+        if path.suffix != ".safetensors":
+            raise ValueError(f"prototypes are saved as .safetensors, got {path.name}")
+        tensors = {"centers": self.centers.detach().cpu().contiguous()}
+        with replacing(path) as file:
+            file.write(to_bytes(tensors, metadata={"video": self.video}))
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Prototypes":
+        """Read what `save` wrote, or a file of the method's authors.
+
+        Args:
+            path: a .safetensors file; or the authors' `centers.pt`, a tensor (1, K, D), or the
+                folder of a video that holds one.
+
+        Returns:
+            The prototypes. Those of the authors are named by the folder they lie in.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            ValueError: the file is damaged, or holds no such tensor.
+        """
+        path = Path(path)
+        if path.is_dir():
+            path = path / "centers.pt"
+        if path.suffix == ".safetensors":
+            tensors, metadata = read_tensors(path)
+            centers, video = tensors.get("centers"), metadata.get("video", "")
+        else:
+            centers, video = read_tensor(path), path.absolute().parent.name
+        if centers is None or centers.dim() != 3 or not centers.is_floating_point():
+            found = "no `centers`" if centers is None else f"{tuple(centers.shape)} {centers.dtype}"
+            raise ValueError(f"{path} holds {found}, wanted prototypes (B, K, D) of floats")
+        return cls(centers, video)
+
+
+register_value(Prototypes, static=frozenset({"video"}))
+
+
+def nearest(points: Tensor, centers: Tensor) -> Tensor:
+    """The index of the nearest center, (N,) int64, of points (N, D) among centers (K, D)."""
+    # The square of the point is the same for all centers.
+    return (2 * points @ centers.T - centers.square().sum(1)).argmax(1)
+
+
+def _sums(points: Tensor, labels: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Sum (K, D) and number (K, 1) of the points of each cluster."""
+    member = F.one_hot(labels, count).to(points.dtype)
+    return member.T @ points, member.sum(0)[:, None]
+
+
+@torch.no_grad()
+def kmeans(
+    points: Tensor, start: Tensor, *, iterations: int = 10, tolerance: float = 1e-4
+) -> tuple[Tensor, Tensor]:
+    """Lloyd's algorithm from given centers, with euclidean distances.
+
+    As `fast_pytorch_kmeans`, which CFFM++'s authors use: an empty cluster becomes the zero vector.
+
+    Args:
+        points: (N, D).
+        start: (K, D).
+        iterations: at most.
+        tolerance: stop when the squared movements of all centers add up to this at most.
+
+    Returns:
+        Centers (K, D), and the label (N,) int64 of each point before the last move of the centers.
+
+    Example:
+        >>> points = torch.tensor([[0.0], [1.0], [10.0]])
+        >>> kmeans(points, start=points[1:])[0]
+        tensor([[ 0.5000],
+                [10.0000]])
+    """
+    centers, labels = start, nearest(points, start)
+    for iteration in range(iterations):
+        if iteration:
+            labels = nearest(points, centers)
+        sums, sizes = _sums(points, labels, len(centers))
+        moved = sums / sizes.clamp_min(1)
+        movement = (moved - centers).square().sum()
+        centers = moved
+        if movement <= tolerance:
+            break
+    return centers, labels
+
+
+def random_points(points: Tensor, count: int, seed: int) -> Tensor:
+    """`count` different points of (N, D), drawn by a generator of their own.
+
+    Raises:
+        ValueError: there are fewer points.
+    """
+    if len(points) < count:
+        raise ValueError(
+            f"{count} prototypes need as many pixels at least, and the frames have {len(points)} "
+            "at the stride of the prototypes; ask for fewer prototypes, or give larger frames"
+        )
+    order = torch.randperm(len(points), generator=torch.Generator().manual_seed(seed))
+    return points[order[:count].to(points.device)]
+
+
+def spread_points(points: Tensor, count: int) -> Tensor:
+    """`count` points of (N, D), evenly spread over them; some come twice if there are fewer."""
+    places = torch.arange(count, device=points.device) * len(points) // count
+    return points[places]
+
+
+@torch.no_grad()
+def move_centers(
+    centers: Tensor, weights: Tensor, points: Tensor, *, keep: float
+) -> tuple[Tensor, Tensor]:
+    """Let running centers take in the points of a further frame.
+
+    Each center becomes the mean of all points that were ever nearest to it, older frames counting
+    less and less; one that no point was near to stays where it is.
+
+    Args:
+        centers: (K, D).
+        weights: (K,), of the points that each center is the mean of so far.
+        points: (N, D), of the frame.
+        keep: what a frame's points count for after each further frame, in [0, 1].
+
+    Returns:
+        The centers and weights after it.
+    """
+    sums, sizes = _sums(points, nearest(points, centers), len(centers))
+    kept = keep * weights[:, None]
+    total = kept + sizes
+    moved = (kept * centers + sums) / total.clamp_min(torch.finfo(total.dtype).tiny)
+    return torch.where(total > 0, moved, centers), total[:, 0]
+
+
+class PrototypeAttention(nn.Module):
+    """Every pixel attends to the prototypes, then an MLP; pixels and prototypes share a norm.
+
+    Args:
+        channels: D.
+        heads: of the attention.
+        mlp_ratio: width inside the MLP, in D.
+    """
+
+    def __init__(self, channels: int = 256, heads: int = 8, mlp_ratio: int = 4) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norm1 = nn.LayerNorm(channels)
+        self.query = nn.Linear(channels, channels)
+        self.key_value = nn.Linear(channels, 2 * channels)
+        self.proj = nn.Linear(channels, channels)
+        self.norm2 = nn.LayerNorm(channels)
+        self.fc1 = nn.Linear(channels, mlp_ratio * channels)
+        self.fc2 = nn.Linear(mlp_ratio * channels, channels)
+
+    def forward(self, x: Tensor, centers: Tensor) -> Tensor:
+        """Read the prototypes.
+
+        Args:
+            x: (N, h, w, D).
+            centers: (N, K, D).
+
+        Returns:
+            (N, h, w, D).
+        """
+        tokens = x.flatten(1, 2)
+        query = self.query(self.norm1(tokens)).unflatten(2, (self.heads, -1)).transpose(1, 2)
+        both = self.key_value(self.norm1(centers)).unflatten(2, (2, self.heads, -1))
+        keys, values = both.permute(2, 0, 3, 1, 4)
+        read = F.scaled_dot_product_attention(query, keys, values)
+        tokens = tokens + self.proj(read.transpose(1, 2).flatten(2))
+        tokens = tokens + self.fc2(F.gelu(self.fc1(self.norm2(tokens))))
+        return tokens.unflatten(1, x.shape[1:3])

@@ -1,0 +1,36 @@
+"""CFFM: coarse-to-fine feature mining.
+
+Sun, Liu, Ding, Probst and Van Gool, "Coarse-to-Fine Feature Mining for Video Semantic
+Segmentation", CVPR 2022. Matches GuoleiSun/VSS-CFFM at a3e4595, written from a description of it.
+
+A frame's windows attend to themselves and to three earlier frames, seen the coarser the older they
+are. What the paper does not say and the published weights need:
+
+1. Only the target is updated; the blocks see the earlier frames as the decoder gave them. So what
+   they need of a frame depends on it alone, and is kept instead of the frame: tokens' keys and
+   values, of each block, for the three places that it will have.
+2. The first frames of a video have clips of their own (`feature_mining.START`).
+3. The video logits replace the per-frame ones; the two are not added up.
+4. The windows have quirks of their own: see `layers/windows.py`.
+"""
+
+from typing import Any, ClassVar
+
+from vidseg.feature_mining import FeatureMiningSegmenter
+
+
+class CFFM(FeatureMiningSegmenter):
+    """A frame and three earlier ones, mined; arguments as `FeatureMiningSegmenter`."""
+
+    # The paper has B0, B1, B2 and B5.
+    variants: ClassVar[dict[str, dict[str, Any]]] = {
+        "b0": {"backbone": "mit_b0", "depth": 1},
+        "b1": {"backbone": "mit_b1", "depth": 2},
+        "b2": {"backbone": "mit_b2", "depth": 2},
+        "b3": {"backbone": "mit_b3", "depth": 2},
+        "b4": {"backbone": "mit_b4", "depth": 4},
+        "b5": {"backbone": "mit_b5", "depth": 4},
+        "tiny": {"backbone": "mit_tiny", "channels": 16, "heads": 2, "depth": 1},
+    }
+    # The per-frame model that each is compared with.
+    twins: ClassVar[dict[str, str]] = {size: f"segformer_{size}" for size in tuple(variants)}

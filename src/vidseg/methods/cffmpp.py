@@ -1,0 +1,252 @@
+"""CFFM++: CFFM, and prototypes of the whole video.
+
+Sun, Liu, Ding, Wu and Van Gool, "Learning Local and Global Temporal Contexts for Video
+Semantic Segmentation", TPAMI 2024. Matches GuoleiSun/VSS-CFFM at a3e4595, written from a
+description of it.
+
+Each pixel attends to K prototypes of the video, found by k-means among the features of ten of its
+frames; what comes out is classified on its own and added, by half, to CFFM's logits. CFFM itself is
+trained before and stays as it is. What the paper does not say and the published weights need:
+
+1. The first three frames of a video, which CFFM classifies alone, read no prototypes.
+2. In training the branch is supervised alone, not the sum.
+3. Pixels and prototypes go through one norm, and there is no code for positions.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from vidseg.feature_mining import (
+    FeatureMiningSegmenter,
+    Fused,
+    Mined,
+    MinedMemory,
+    at_stride_8,
+    classifier,
+    to_map,
+)
+from vidseg.layers.prototypes import (
+    PrototypeAttention,
+    Prototypes,
+    kmeans,
+    move_centers,
+    random_points,
+    spread_points,
+)
+
+SUMMARY_FRAMES = 10
+WEIGHT = 0.5
+"""Of the branch's logits in the sum."""
+KEEP = 0.99
+"""Running prototypes: what a frame counts for after each further one; half of it after 69."""
+
+
+@dataclass(frozen=True)
+class CFFMPlusMemory(MinedMemory):
+    """CFFM's memory with prototypes, which are given or found on the way.
+
+    Attributes:
+        context: (B, K, D).
+        weights: for running prototypes, (B, K): the points that they are the mean of.
+    """
+
+    context: Prototypes
+    weights: tuple[Tensor, ...]
+
+
+class CFFMPlus(FeatureMiningSegmenter):
+    """CFFM and a branch that reads prototypes; only the branch is trained.
+
+    In training mode the logits are the branch's alone, on every frame; in evaluation they are
+    CFFM's plus half of the branch's.
+
+    Args:
+        num_classes: C.
+        prototypes: "video": of the whole video, given as `context` (see `summarize`), so not
+            causal; "running": of the frames so far, causal. Weights fit both.
+        num_prototypes: K; the authors use 100.
+        heads: of the blocks and the branch.
+        channels: D.
+        dropout: of whole channels before the classifiers.
+        options: as `FeatureMiningSegmenter`.
+
+    Raises:
+        ValueError: `prototypes` is unknown, or `num_prototypes` is less than 1.
+    """
+
+    # The paper has B0, B1, B2 and B5. *_running: this library's, for live video.
+    variants: ClassVar[dict[str, dict[str, Any]]] = {
+        "b0": {"backbone": "mit_b0", "depth": 1},
+        "b1": {"backbone": "mit_b1", "depth": 2},
+        "b2": {"backbone": "mit_b2", "depth": 2},
+        "b3": {"backbone": "mit_b3", "depth": 2},
+        "b4": {"backbone": "mit_b4", "depth": 4},
+        "b5": {"backbone": "mit_b5", "depth": 4},
+        "tiny": {
+            "backbone": "mit_tiny",
+            "channels": 16,
+            "heads": 2,
+            "depth": 1,
+            "num_prototypes": 6,
+        },
+    }
+    variants |= {
+        f"{size}_running": {**made, "prototypes": "running"} for size, made in variants.items()
+    }
+    # The per-frame model that each is compared with.
+    twins: ClassVar[dict[str, str]] = {
+        size: f"segformer_{size.removesuffix('_running')}" for size in tuple(variants)
+    }
+    memory_type = CFFMPlusMemory
+
+    def __init__(
+        self,
+        num_classes: int,
+        *,
+        prototypes: Literal["video", "running"] = "video",
+        num_prototypes: int = 100,
+        channels: int = 256,
+        heads: int = 8,
+        dropout: float = 0.1,
+        **options: Any,
+    ) -> None:
+        if prototypes not in ("video", "running"):
+            raise ValueError(f'prototypes must be "video" or "running", got {prototypes!r}')
+        if num_prototypes < 1:
+            raise ValueError(f"num_prototypes must be at least 1, got {num_prototypes}")
+        super().__init__(num_classes, channels=channels, heads=heads, dropout=dropout, **options)
+        self.requires_grad_(False)
+        self.branch = PrototypeAttention(channels, heads)
+        self.prototype_classifier = classifier(channels, num_classes, dropout)
+        self.num_prototypes = num_prototypes
+        self.is_running = prototypes == "running"
+        # Declared for classes; here it is a choice.
+        self.causal = self.is_running  # pyright: ignore[reportAttributeAccessIssue]
+        if self.is_running:
+            self.horizon = float("inf")
+
+    def train(self, mode: bool = True) -> "CFFMPlus":
+        """Training mode, but for the decoder's norm, whose statistics stay."""
+        super().train(mode)
+        self.decoder.eval()
+        return self
+
+    def context_frames(self, num_frames: int) -> tuple[int, ...]:
+        """The middles of ten equal parts; what is left over at the end is not looked at.
+
+        Of fewer than ten frames it is ten times the first, as in the authors' code.
+        """
+        part = num_frames // SUMMARY_FRAMES
+        return tuple(int((k + 0.5) * part) for k in range(SUMMARY_FRAMES))
+
+    @torch.no_grad()
+    def summarize(
+        self, video: Tensor, *, num_prototypes: int | None = None, seed: int = 0, name: str = ""
+    ) -> Prototypes:
+        """Find the prototypes of videos: k-means, at most ten rounds, from random points.
+
+        Args:
+            video: (B, T, 3, H, W), normalised; the frames of `context_frames(T)` are read, so those
+                alone may be given as well.
+            num_prototypes: K; the model's by default.
+            seed: of the points to start from.
+            name: of the video, to be kept with the prototypes.
+
+        Returns:
+            The context for `forward`.
+
+        Raises:
+            ValueError: the rank is wrong, or the frames have fewer pixels than prototypes.
+        """
+        if video.dim() != 5 or video.shape[2] != 3 or 0 in video.shape:
+            raise ValueError(
+                f"a video must be (B, T, 3, H, W) and not empty, got {tuple(video.shape)}"
+            )
+        was_training = self.training
+        self.eval()
+        try:
+            places = self.context_frames(video.shape[1])
+            maps = {t: self._eighth(video[:, t]) for t in set(places)}
+        finally:
+            self.train(was_training)
+        points = torch.stack([maps[t] for t in places], 1).flatten(1, 3)
+        count = self.num_prototypes if num_prototypes is None else num_prototypes
+        centers = [kmeans(of_one, random_points(of_one, count, seed))[0] for of_one in points]
+        return Prototypes(torch.stack(centers), name)
+
+    def initial_memory(self, feature: Mined, context: Any) -> CFFMPlusMemory:
+        """No frames; the given prototypes, or, running, those of the first frame."""
+        slots = self.empty_slots(feature)
+        if not self.is_running:
+            return CFFMPlusMemory(*slots, _checked(context, feature.eighth), ())
+        if context is not None:
+            raise ValueError(
+                'this model finds its prototypes on the way (prototypes="running") and takes no '
+                'context; make it with prototypes="video" to give them'
+            )
+        points = feature.eighth.detach().flatten(1, 2)
+        found = [kmeans(of_one, spread_points(of_one, self.num_prototypes))[0] for of_one in points]
+        centers = torch.stack(found)
+        # Of no weight: what is remembered of the first frame counts it, and counts it once.
+        return CFFMPlusMemory(*slots, Prototypes(centers), (torch.zeros_like(centers[..., 0]),))
+
+    def fuse(self, feature: Mined, memory: MinedMemory) -> Fused:
+        """CFFM's logits and half of the branch's; in training the branch's alone."""
+        assert isinstance(memory, CFFMPlusMemory)
+        is_alone = len(self.window_frames(memory.frames_seen)) == 1
+        if is_alone and not self.training:
+            return super().fuse(feature, memory)
+        read = to_map(self.branch(feature.eighth, memory.context.centers))
+        logits = self.to_stride_4(self.prototype_classifier(read), feature)
+        if self.training:
+            return Fused(logits, read)
+        mined = super().fuse(feature, memory)
+        return Fused(mined.logits + WEIGHT * logits, mined.target)
+
+    def remember(self, memory: MinedMemory, feature: Mined, fused: Fused | None) -> MinedMemory:
+        """As CFFM; running prototypes take in the frame."""
+        memory = super().remember(memory, feature, fused)
+        assert isinstance(memory, CFFMPlusMemory)
+        if not self.is_running:
+            return memory
+        points = feature.eighth.detach().flatten(1, 2)
+        (weights,) = memory.weights
+        streams = zip(memory.context.centers, weights, points, strict=True)
+        moved = [move_centers(*stream, keep=KEEP) for stream in streams]
+        centers, weights = (torch.stack(parts) for parts in zip(*moved, strict=True))
+        return replace(memory, context=Prototypes(centers), weights=(weights,))
+
+    def auxiliary(self, features: Mined, fused: Fused) -> dict[str, Tensor]:
+        """Nothing: what CFFM says of single frames is not trained here."""
+        return {}
+
+    def _eighth(self, frames: Tensor) -> Tensor:
+        """(N, 3, H, W) -> (N, h, w, D) at stride 8: `encode` without what the blocks need."""
+        return at_stride_8(self.decoder(self.backbone(frames)))
+
+
+def _checked(context: Any, eighth: Tensor) -> Prototypes:
+    """The prototypes, on the device of the frames, if they can be theirs."""
+    if context is None:
+        raise ValueError(
+            "CFFM++ reads prototypes of the whole video; pass "
+            "context=model.summarize(video), or Prototypes.load(path), with the first chunk, or "
+            'make the model with prototypes="running"'
+        )
+    if not isinstance(context, Prototypes):
+        raise ValueError(
+            f"context must be vidseg.Prototypes, got {type(context).__name__}; wrap a tensor "
+            "(B, K, D): vidseg.Prototypes(centers)"
+        )
+    batch, width = eighth.shape[0], eighth.shape[-1]
+    shape = tuple(context.centers.shape)
+    if len(shape) != 3 or shape[0] != batch or shape[1] == 0 or shape[2] != width:
+        raise ValueError(
+            f"prototypes must be (B, K, D) with B = {batch} streams and D = {width} channels, got "
+            f"{shape}; are they of another model, or of another number of videos?"
+        )
+    fits = context.centers.device == eighth.device and context.centers.dtype == eighth.dtype
+    return context if fits else context.to(eighth.device, eighth.dtype)
