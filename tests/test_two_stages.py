@@ -19,8 +19,8 @@ from vidseg.inference.evaluate import evaluate
 from vidseg.training.checkpoint import read_state
 from vidseg.training.folder import read_metrics
 from vidseg.training.loop import train
-from vidseg.training.optimiser import make_optimiser
-from vidseg.training.recipe import override, validate
+from vidseg.training.optimiser import frozen_parts, make_optimiser
+from vidseg.training.recipe import load_config, override, recipes, validate
 from vidseg.training.samples import open_source, training_snippets
 from vidseg.training.schedule import Plateau
 from vidseg.training.step import build_model
@@ -280,3 +280,25 @@ def test_a_shorter_window_trains(host: Path, tmp_path: Path) -> None:
 def test_memory_frames_are_chosen_in_one_way(memory: str) -> None:
     with pytest.raises(ValueError, match=r"data\.memory.*by every or by drawn_within, give one"):
         config_with(f"data.memory={memory}")
+
+
+# --- recipes --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", [name for name in recipes() if load_config(name).freeze])
+def test_the_first_stage_of_a_recipe_gives_all_that_the_second_keeps(name: str) -> None:
+    config = load_config(name)
+    first = load_config(Path(config.model.initial_weights or "").parent.name)
+    with torch.device("meta"):
+        host, model = (
+            vidseg.create(spec.name, num_classes=3, **spec.options)
+            for spec in (first.model, config.model)
+        )
+    shapes = {name: value.shape for name, value in host.state_dict().items()}
+    assert config.freeze is not None
+    assert config.freeze.parts == model.host_parts == frozen_parts(model, config.freeze)
+    kept = [k for k in model.state_dict() if k.startswith(tuple(f"{p}." for p in model.host_parts))]
+    assert {k: shapes.get(k) for k in kept} == {k: model.state_dict()[k].shape for k in kept}
+    assert config.loss.class_weights is not None
+    assert all(model.card.next_side(side) == side for side in config.data.crop)
+    assert config.data.kind == first.data.kind

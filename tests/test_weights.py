@@ -50,6 +50,10 @@ def test_frames_are_stretched_to_the_cards_multiple():
     assert card.fit(frames, (18, 29)).shape == (2, 2, 3, 24, 32)
     torch.testing.assert_close(card.fit(torch.ones(3, 37, 53)), torch.ones(3, 40, 56))
     assert Card().fit(frames) is frames
+    corners = Card(size_multiple=8, size_offset=1)  # the corners of the maps are the frame's
+    assert corners.fit(frames).shape == (2, 2, 3, 41, 57)
+    assert corners.fit(frames, (33, 34)).shape == (2, 2, 3, 33, 41)
+    assert Card.from_json(corners.to_json()) == corners
 
 
 @pytest.mark.parametrize("half", [False, True])

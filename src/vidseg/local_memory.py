@@ -51,7 +51,7 @@ class LocalMemorySegmenter(VideoSegmenter):
     memory_type = FrameMemory
 
     @property
-    def host_parts(self) -> tuple[str, ...]:
+    def host_parts(self) -> tuple[str, ...]:  # pyright: ignore[reportIncompatibleVariableOverride]
         """The modules of the image network; the rest came with the memory."""
         added = ("attention", "first_encoder", "read_decoder")
         return tuple(name for name, _ in self.named_children() if name not in added)

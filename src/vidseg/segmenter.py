@@ -136,6 +136,8 @@ class VideoSegmenter(nn.Module):
             normalisation sees one time index at a time (TMANet's authors); the default encodes
             the clip as one batch.
         prefers_channels_last: on a CPU its convolutions are faster in this memory layout.
+        host_parts: names of the modules that an image network brought, where the method was put
+            into one; a second stage of training keeps them as they are.
         card: what it takes to use the model: classes, colours, normalisation, licence.
     """
 
@@ -148,6 +150,7 @@ class VideoSegmenter(nn.Module):
     frame_statistics: bool = False
     prefers_channels_last: bool = False
     memory_type: ClassVar[type[Memory]] = Memory
+    host_parts: tuple[str, ...] = ()
     card: Card = Card()
 
     def encode(self, frames: Tensor) -> Feature:

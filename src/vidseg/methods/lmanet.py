@@ -25,7 +25,7 @@ from vidseg.layers.gated_fusion import FUSIONS, REDUCED
 from vidseg.layers.local_attention import Border
 from vidseg.layers.pyramid import PyramidPooling, pyramid_head
 from vidseg.local_memory import LocalMemorySegmenter
-from vidseg.weights import load_strictly
+from vidseg.weights import Card, load_strictly
 
 
 class LMANet(LocalMemorySegmenter):
@@ -126,7 +126,7 @@ class LMANet(LocalMemorySegmenter):
         else:
             if read_decoder or shallow_decoder:
                 raise ValueError("read_decoder and shallow_decoder are for ERFNet alone")
-            self.align_corners = True
+            self.align_corners, self.card = True, Card(size_multiple=8, size_offset=1)
             self.ppm = PyramidPooling(channels)
             self.cls = pyramid_head(self.ppm.out_channels, 512, num_classes - zero_void, dropout)
 

@@ -146,6 +146,9 @@ class ValidationConfig(Part):
     sliding: tuple[tuple[Positive, Positive], tuple[Positive, Positive]] | None = Field(
         None, description="[[crop height, width], [stride height, width]]; whole images by default"
     )
+    scale: Annotated[float, Field(gt=0, le=8)] = Field(
+        1.0, description="ratio at which the model sees the frames; labels keep their size"
+    )
     samples: Annotated[int, Field(ge=0)] = Field(3, description="overlays to write")
 
 

@@ -55,6 +55,7 @@ def validate(
         dataset,
         precision=config.precision,
         sliding=config.validation.sliding,
+        scales=(config.validation.scale,),
         max_frames=config.validation.limit,
         observe=observe if wanted else None,
     )
