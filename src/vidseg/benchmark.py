@@ -231,10 +231,11 @@ def count_macs(model: VideoSegmenter, size: tuple[int, int]) -> dict[str, int]:
         "encode", "fuse", "decode", "remember" -> count.
     """
     with torch.inference_mode():
+        context = _context_of(model, size)
         bare = copy.deepcopy(model).to("meta").eval()
         frame = torch.empty(1, 3, *size, device="meta")
         feature, encode = _counted(lambda: bare.encode(frame))
-        memory = _full_memory(bare, feature)
+        memory = _full_memory(bare, feature, context)
         fused, fuse = _counted(lambda: bare.fuse(feature, memory))
         _, decode = _counted(lambda: bare.decode(fused))
         _, remember = _counted(lambda: bare.remember(memory, feature, fused))
@@ -277,11 +278,12 @@ def _sides(
     generator = torch.Generator().manual_seed(0)
     frames = torch.randn(1, model.window_length, 3, *size, generator=generator).to(device)
     frame = frames[:, -1]
-    stream = _Stream(model, frames)
+    context = None if model.causal else model.summarize(frames)
+    stream = _Stream(model, frames, context)
     sides: dict[str, Side] = {
         "stream": lambda: stream.step(frame),
-        "window": lambda: model(frames, readout="last"),
-        "clip": lambda: model(frames),
+        "window": lambda: model(frames, readout="last", context=context),
+        "clip": lambda: model(frames, context=context),
     }
     if twin is not None:
         sides["twin"] = lambda: twin.step(frame)
@@ -291,9 +293,9 @@ def _sides(
 class _Stream:
     """A stream that goes on from turn to turn."""
 
-    def __init__(self, model: VideoSegmenter, frames: Tensor) -> None:
+    def __init__(self, model: VideoSegmenter, frames: Tensor, context: Any) -> None:
         self.model = model
-        _, self.memory = model(frames, readout="last")
+        _, self.memory = model(frames, readout="last", context=context)
 
     def step(self, frame: Tensor) -> None:
         _, self.memory = self.model.step(frame, self.memory)
@@ -338,9 +340,17 @@ def _autocast(device: torch.device, precision: str) -> Iterator[None]:
         yield
 
 
-def _full_memory(model: VideoSegmenter, feature: Any) -> Memory:
+def _context_of(model: VideoSegmenter, size: tuple[int, int]) -> Any:
+    """What a model that is not causal knows of a video; nothing for all others."""
+    if model.causal:
+        return None
+    device = next(model.parameters()).device
+    return model.summarize(torch.randn(1, 1, 3, *size, device=device))
+
+
+def _full_memory(model: VideoSegmenter, feature: Any, context: Any) -> Memory:
     """The memory of a stream that has run for a full window."""
-    memory = model.initial_memory(feature, None)
+    memory = model.initial_memory(feature, context)
     for _ in range(model.window_length):
         fused = model.fuse(feature, memory) if model.recurrent else None
         memory = model.remember(memory, feature, fused)
@@ -350,7 +360,7 @@ def _full_memory(model: VideoSegmenter, feature: Any) -> Memory:
 def _memory_of(model: VideoSegmenter, size: tuple[int, int], device: torch.device) -> Memory:
     with torch.inference_mode():
         feature = model.encode(torch.zeros(1, 3, *size, device=device))
-        return _full_memory(model, feature)
+        return _full_memory(model, feature, _context_of(model, size))
 
 
 def _counted(run: Callable[[], Any]) -> tuple[Any, int]:

@@ -98,7 +98,7 @@ def nearest(points: Tensor, centers: Tensor) -> Tensor:
 
 def _sums(points: Tensor, labels: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """Sum (K, D) and number (K, 1) of the points of each cluster."""
-    member = F.one_hot(labels, count).to(points.dtype)
+    member = (labels[:, None] == torch.arange(count, device=labels.device)).to(points.dtype)
     return member.T @ points, member.sum(0)[:, None]
 
 
@@ -126,15 +126,14 @@ def kmeans(
                 [10.0000]])
     """
     centers, labels = start, nearest(points, start)
-    for iteration in range(iterations):
-        if iteration:
-            labels = nearest(points, centers)
+    # What has come to rest stays as it is; asking whether it has would wait for the device.
+    rests = torch.zeros((), dtype=torch.bool, device=points.device)
+    for _ in range(iterations):
+        labels = torch.where(rests, labels, nearest(points, centers))
         sums, sizes = _sums(points, labels, len(centers))
-        moved = sums / sizes.clamp_min(1)
-        movement = (moved - centers).square().sum()
+        moved = torch.where(rests, centers, sums / sizes.clamp_min(1))
+        rests = rests | ((moved - centers).square().sum() <= tolerance)
         centers = moved
-        if movement <= tolerance:
-            break
     return centers, labels
 
 
