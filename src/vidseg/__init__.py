@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from vidseg.inference.stream import FrameResult as FrameResult
     from vidseg.inference.stream import segment
     from vidseg.layers.prototypes import Prototypes
+    from vidseg.local_memory import LocalMemory as LocalMemory
     from vidseg.methods import METHODS, create, load, load_official
     from vidseg.segmenter import IGNORE, Memory, PerFrame, Segmentation, VideoSegmenter
     from vidseg.weights import Card
@@ -27,6 +28,7 @@ _HOMES = {
     "load": "vidseg.methods",
     "load_official": "vidseg.methods",
     "IGNORE": "vidseg.segmenter",
+    "LocalMemory": "vidseg.local_memory",
     "Memory": "vidseg.segmenter",
     "PerFrame": "vidseg.segmenter",
     "Prototypes": "vidseg.layers.prototypes",

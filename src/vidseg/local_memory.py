@@ -5,14 +5,18 @@ network, so it stands here, without one.
 """
 
 import math
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
+from vidseg.layers.gated_fusion import REDUCED
 from vidseg.layers.memory_attention import KeyValue, LocalMemoryAttention
-from vidseg.segmenter import Memory, VideoSegmenter
+from vidseg.segmenter import Memory, PerFrame, VideoSegmenter
+from vidseg.weights import Card
 
 
 @dataclass(frozen=True)
@@ -29,17 +33,23 @@ class FrameMemory(Memory):
 
 
 class Encoded(NamedTuple):
-    """A frame: its map, and the key and value to remember (none where they follow the fusion)."""
+    """A frame: its map, the key and value to remember (none where they follow the fusion), and
+    what else the second half wants.
+    """
 
     map: Tensor
     remembered: tuple[Tensor, ...]
+    rest: tuple[Tensor, ...] = ()
 
 
 class Fused(NamedTuple):
-    """A frame beside its memory: the decoder's map, and what was read, for a decoder of its own."""
+    """A frame beside its memory: the decoder's map, what was read, for a decoder of its own, and
+    what else the second half wants.
+    """
 
     map: Tensor
     read: tuple[Tensor, ...]
+    rest: tuple[Tensor, ...] = ()
 
 
 class LocalMemorySegmenter(VideoSegmenter):
@@ -60,8 +70,8 @@ class LocalMemorySegmenter(VideoSegmenter):
         """(N, 3, H, W) -> (N, D, h, w): the first half."""
         raise NotImplementedError
 
-    def decode_map(self, x: Tensor) -> Tensor:
-        """(N, D, h, w) -> (N, C, h', w') logits: the second half."""
+    def decode_map(self, x: Tensor, *rest: Tensor) -> Tensor:
+        """(N, D, h, w), and what else the first half left -> (N, C, h', w') logits."""
         raise NotImplementedError
 
     def build_memory(
@@ -107,8 +117,11 @@ class LocalMemorySegmenter(VideoSegmenter):
 
     def encode(self, frames: Tensor) -> Encoded:
         """(N, 3, H, W) -> the map, and what of it will be remembered."""
-        x = self.encode_image(frames)
-        return Encoded(x, () if self.recurrent else self.attention.memory_encoder(x))
+        return self.remembering(self.encode_image(frames))
+
+    def remembering(self, x: Tensor, rest: tuple[Tensor, ...] = ()) -> Encoded:
+        """The map of a frame with its key and value."""
+        return Encoded(x, () if self.recurrent else self.attention.memory_encoder(x), rest)
 
     def initial_memory(self, feature: Encoded, context: Any) -> FrameMemory:
         """Nothing, in Q slots."""
@@ -129,13 +142,17 @@ class LocalMemorySegmenter(VideoSegmenter):
             values = (*values, value)[-self.memory_frames :]
         if keys:
             fused, read = self.attention(feature.map, keys, values)
-            return Fused(fused, () if self.read_decoder is None else (read,))
+            return Fused(fused, () if self.read_decoder is None else (read,), feature.rest)
         nothing = () if self.read_decoder is None else (torch.zeros_like(memory.values[-1]),)
-        return Fused(feature.map, nothing)
+        return Fused(feature.map, nothing, feature.rest)
 
     def decode(self, fused: Fused) -> Tensor:
         """-> (N, C, h', w') logits."""
-        return self.decode_map(fused.map)
+        return self.decode_map(fused.map, *fused.rest)
+
+    def distillable(self, fused: Fused) -> Tensor:
+        """The decoder's map."""
+        return fused.map
 
     def remember(self, memory: FrameMemory, feature: Encoded, fused: Fused | None) -> FrameMemory:
         """The frame becomes the newest, the oldest is forgotten."""
@@ -171,7 +188,194 @@ class LocalMemorySegmenter(VideoSegmenter):
         slot = tuple(memory.keys[-1].shape), tuple(memory.values[-1].shape)
         wanted = self.attention.slot_shapes(feature.map)
         if slot != wanted:
+            channels = [shape[1] for shape in (*slot, *wanted)]
+            advice = (
+                "frames of one stream have one size"
+                if channels[:2] == channels[2:]
+                else "keys and values are of another model; start the stream anew with memory=None"
+            )
             raise ValueError(
                 f"the memory's keys and values are {slot[0]} and {slot[1]}, this frame's "
-                f"{wanted[0]} and {wanted[1]}; frames of one stream have one size"
+                f"{wanted[0]} and {wanted[1]}; {advice}"
             )
+
+
+# A half of an image model: the name of a module in it, or a function of the model and the input.
+Half = str | Callable[[Any, Any], Any]
+
+
+class LocalMemory(LocalMemorySegmenter):
+    """Any image network with a memory of the last Q frames between its encoder and its decoder.
+
+    The method of LMANet around a network of yours. The network stays as it is: its parameters
+    take no gradient and it runs as in evaluation, so only what came with the memory is trained.
+
+    Args:
+        model: the image network: a per-frame model of vidseg, or any other module.
+        split: its halves, each the name of a module, or a function of (model, input). The first
+            takes (N, 3, H, W) and gives a map (N, D, h, w), or a tuple, list or dict of tensors;
+            the second takes the same and gives (N, C, h', w') logits. A per-frame model of vidseg
+            is split where it says itself.
+        level: which of the first half's tensors the memory fuses, of those in a tuple the last
+            by default.
+        memory_frames: Q.
+        window: side of the window in which a pixel looks, odd, in pixels of the map.
+        key_channels: width of keys; an eighth of D, at most 128, by default, as the authors' are.
+        fusion: see `LocalMemoryAttention`; by default the authors' for maps up to 256 wide,
+            "sigmoid-do1", and for wider ones, "sigmoid-down1".
+        trained: modules of the model that are trained too, by name; "" is all of it. A decoder
+            that expects negative values wants it: what was fused went through a ReLU.
+        card: normalisation and size rule; those of a model of vidseg are taken over.
+        align_corners: how logits are resized; that of a model of vidseg is taken over.
+        size: (H, W) of a black frame that is run once to learn the widths.
+        options: memorize_first, recurrent, border and learnable_constant, as LMANet has them.
+
+    Raises:
+        ValueError: the model has no known halves, or they do not fit together; an option is out
+            of range.
+
+    Example:
+        >>> class Network(nn.Module):
+        ...     def __init__(self):
+        ...         super().__init__()
+        ...         self.encoder, self.head = nn.Conv2d(3, 8, 3, 2, 1), nn.Conv2d(8, 5, 1)
+        >>> model = LocalMemory(Network(), split=("encoder", "head"), window=5)
+        >>> segmentation, memory = model(torch.zeros(1, 4, 3, 16, 24))
+        >>> segmentation.logits.shape, memory.frames_seen, model.num_classes
+        (torch.Size([1, 4, 5, 8, 12]), 3, 5)
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        split: tuple[Half, Half] | None = None,
+        *,
+        level: int = -1,
+        memory_frames: int = 3,
+        window: int = 21,
+        key_channels: int | None = None,
+        fusion: str | None = None,
+        trained: Sequence[str] = (),
+        card: Card | None = None,
+        align_corners: bool | None = None,
+        size: tuple[int, int] = (64, 64),
+        **options: Any,
+    ) -> None:
+        super().__init__()
+        self.host, self.trained = model, tuple(trained)
+        self._halves, self._level = _find_halves(model, split), level
+        if isinstance(model, VideoSegmenter):
+            self.align_corners, self.prefers_channels_last = (
+                model.align_corners,
+                model.prefers_channels_last,
+            )
+            self.card = replace(model.card, architecture="", options={})
+        self.card = card or self.card
+        self.align_corners = self.align_corners if align_corners is None else align_corners
+        model.eval().requires_grad_(False)
+        for name in self.trained:
+            model.get_submodule(name).requires_grad_(True)
+        channels, self.num_classes = self._look(size)
+        is_narrow = channels <= 256 and channels % 2 == 0
+        self.build_memory(
+            channels,
+            memory_frames=memory_frames,
+            window=window,
+            key_channels=key_channels or max(1, min(channels // 8, 128)),
+            fusion=fusion or ("sigmoid-do1" if is_narrow else REDUCED),
+            **{"memorize_first": False, "recurrent": False, "border": "mask"}
+            | {"learnable_constant": False}
+            | options,
+        )
+        like = next(model.parameters(), torch.zeros(()))
+        self.attention.to(like.device)
+        if self.first_encoder is not None:
+            self.first_encoder.to(like.device)
+
+    def train(self, mode: bool = True) -> Self:
+        """Training mode for the new parts and for what of the model is `trained`."""
+        super().train(mode)
+        self.host.eval()
+        for name in self.trained:
+            self.host.get_submodule(name).train(mode)
+        return self
+
+    def encode(self, frames: Tensor) -> Encoded:
+        """(N, 3, H, W) -> the map, what of it will be remembered, and the first half's rest."""
+        x, rest, _ = self._first(frames)
+        return self.remembering(x, rest)
+
+    def decode_map(self, x: Tensor, *rest: Tensor) -> Tensor:
+        """(N, D, h, w) and the rest -> (N, C, h', w') logits: the second half."""
+        leaves = list(rest)
+        leaves.insert(self._place, x)
+        return self._halves[1](self.host, self._join(leaves))
+
+    def _first(self, frames: Tensor) -> tuple[Tensor, tuple[Tensor, ...], Any]:
+        leaves, form = pytree.tree_flatten(self._halves[0](self.host, frames))
+        place = range(len(leaves))[self._level]
+        return leaves[place], (*leaves[:place], *leaves[place + 1 :]), form
+
+    def _look(self, size: tuple[int, int]) -> tuple[int, int]:
+        """D and C, from one black frame through both halves."""
+        like = next(self.host.parameters(), torch.zeros(()))
+        frame = torch.zeros(1, 3, *size, device=like.device, dtype=like.dtype)
+        with torch.no_grad():
+            found = pytree.tree_leaves(self._halves[0](self.host, frame))
+            _check_maps(found, self._level)
+            x, rest, form = self._first(frame)
+            # A function, which a copy of the model shares; copying the form itself warns.
+            self._join = lambda leaves: pytree.tree_unflatten(leaves, form)
+            self._place = range(len(found))[self._level]
+            logits = self.decode_map(x, *rest)
+        if not isinstance(logits, Tensor) or logits.dim() != 4 or len(logits) != 1:
+            raise ValueError(
+                "the second half must give logits (N, C, h, w), got "
+                f"{tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__}"
+            )
+        return x.shape[1], logits.shape[1]
+
+
+def _find_halves(
+    model: nn.Module, split: tuple[Half, Half] | None
+) -> tuple[Callable[[Any, Any], Any], Callable[[Any, Any], Any]]:
+    if split is not None:
+        return _half(model, split[0]), _half(model, split[1])
+    if isinstance(model, PerFrame):
+        raise ValueError(
+            "PerFrame runs its model as a whole, there is nothing between its halves; give the "
+            "model itself, LocalMemory(per_frame.model, split=...)"
+        )
+    if not isinstance(model, VideoSegmenter):
+        names = ", ".join(name for name, _ in model.named_children())
+        raise ValueError(
+            f"{type(model).__name__} does not say where it can be split; pass split=(first, "
+            f"second), names of modules (it has {names or 'none'}) or functions of (model, input)"
+        )
+    if model.memory_type is not Memory:
+        raise ValueError(
+            f"{type(model).__name__} has a memory of its own; LocalMemory is for models of one "
+            "frame"
+        )
+    return (lambda net, frames: net.encode(frames)), (lambda net, x: net.decode(x))
+
+
+def _half(model: nn.Module, half: Half) -> Callable[[Any, Any], Any]:
+    if not isinstance(half, str):
+        return half
+    if half not in dict(model.named_modules()):
+        names = ", ".join(name for name, _ in model.named_children())
+        raise ValueError(f"split: {type(model).__name__} has no module {half!r}; it has {names}")
+    return lambda net, x: net.get_submodule(half)(x)
+
+
+def _check_maps(found: list[Any], level: int) -> None:
+    shapes = [tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__ for x in found]
+    if not -len(found) <= level < len(found):
+        raise ValueError(f"level={level}: the first half gives {len(found)} tensors, {shapes}")
+    x = found[level]
+    if not all(isinstance(leaf, Tensor) for leaf in found) or x.dim() != 4 or len(x) != 1:
+        raise ValueError(
+            f"the first half must give tensors, that at level={level} a map (N, D, h, w); got "
+            f"{shapes} for one frame"
+        )

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from laws import check_laws
-from vidseg import PerFrame
+from vidseg import LocalMemory, PerFrame
 from vidseg.layers.heads import FCNHead
 
 pytestmark = pytest.mark.extras
@@ -83,3 +83,32 @@ def test_torchvision_segmentation_model_as_a_video_model() -> None:
         segmentation, _ = model.step(frame)
         expected = image_model(frame)["out"]
     torch.testing.assert_close(segmentation.logits[:, 0], expected)
+
+
+def test_transformers_segformer_gets_a_local_memory() -> None:
+    image_model = segformer(num_classes=4)
+    model = LocalMemory(
+        image_model,
+        split=(
+            lambda net, frames: net.segformer(frames, output_hidden_states=True).hidden_states,
+            "decode_head",
+        ),
+        memory_frames=2,
+        window=3,
+        trained=("decode_head",),
+    )
+    frame = torch.randn(1, 3, 64, 96, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        first, _ = model.eval().step(frame)
+        torch.testing.assert_close(first.logits[:, 0], image_model(frame).logits)
+    check_laws(model, size=(64, 64), batch=1)
+
+
+def test_timm_backbone_gets_a_local_memory() -> None:
+    torch.manual_seed(0)
+    network = TimmWithOurHead("mobilenetv3_small_050", 5)
+    model = LocalMemory(
+        network, split=("backbone", lambda net, maps: net.head(maps[0])), memory_frames=2, window=3
+    )
+    assert model.num_classes == 5
+    check_laws(model, size=(64, 64), batch=1)

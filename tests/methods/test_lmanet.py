@@ -1,5 +1,7 @@
 """What is special to LMANet: the memory's frames, structures, hosts, checkpoints."""
 
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -8,6 +10,7 @@ import vidseg
 from laws import check_laws
 from vidseg.data import drawn, preceding, spaced
 from vidseg.layers.gated_fusion import FUSIONS, REDUCED
+from vidseg.layers.local_attention import local_attention
 from vidseg.local_memory import LocalMemorySegmenter
 from vidseg.methods import dead_keys
 from vidseg.methods.lmanet import LMANet
@@ -134,6 +137,27 @@ def test_strategies_choose_training_windows():
         spaced(3, every=0)
 
 
+def test_a_clip_shorter_than_the_window_reads_what_there_is():
+    torch.manual_seed(0)
+    model = settle(LMANet.tiny(4, memory_frames=3))
+    frames = torch.rand(1, 2, 3, 32, 40)
+    with torch.no_grad():
+        short, memory = model(frames, readout="last")
+        first, one = model.step(frames[:, 0])
+        second, _ = model.step(frames[:, 1], one)
+    assert memory.frames_seen == 2
+    assert not torch.equal(first.logits, short.logits)
+    torch.testing.assert_close(second.logits, short.logits)
+
+
+def test_keys_and_values_must_fit():
+    query, keys = torch.rand(1, 4, 5, 5), torch.rand(1, 2, 4, 5, 5)
+    with pytest.raises(ValueError, match="keys"):
+        local_attention(query, torch.rand(1, 2, 3, 5, 5), keys, radius_px=1)
+    with pytest.raises(ValueError, match="values"):
+        local_attention(query, keys, torch.rand(1, 3, 4, 5, 5), radius_px=1)
+
+
 def test_read_decoder_gives_training_outputs():
     model = LMANet.tiny(4, read_decoder=True).train()
     segmentation, _ = model(torch.rand(2, 3, 3, 32, 40), readout="last")
@@ -166,6 +190,8 @@ def test_a_memory_of_another_stream():
             model.step(torch.rand(1, 3, 32, 48), memory)
         with pytest.raises(ValueError, match="holds 2 frames, this model reads 4"):
             settle(LMANet.tiny(3, memory_frames=4)).step(torch.rand(1, 3, 32, 40), memory)
+        with pytest.raises(ValueError, match="values are of another model; start the stream anew"):
+            settle(LMANet.tiny(3, key_channels=6)).step(torch.rand(1, 3, 32, 40), memory)
         with pytest.raises(ValueError, match="multiples of 8, got 33x40"):
             model.step(torch.rand(1, 3, 33, 40))
 
@@ -192,6 +218,110 @@ class Split(LocalMemorySegmenter):
 def test_any_network_can_be_split():
     torch.manual_seed(0)
     check_laws(settle(Split()))
+
+
+class Pyramid(nn.Module):
+    """An image network whose decoder reads maps of two sizes."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Conv2d(3, 6, 3, 2, 1)
+        self.second = nn.Sequential(nn.Conv2d(6, 8, 3, 2, 1), nn.BatchNorm2d(8), nn.ReLU())
+        self.head = nn.Conv2d(14, 4, 1)
+
+    def encode(self, frames):
+        fine = self.first(frames)
+        return {"fine": fine, "coarse": self.second(fine)}
+
+    def decode(self, maps):
+        size = maps["fine"].shape[-2:]
+        coarse = nn.functional.interpolate(maps["coarse"], size)
+        return self.head(torch.cat([maps["fine"], coarse], 1))
+
+
+PYRAMID = {"split": (Pyramid.encode, Pyramid.decode), "level": 1, "memory_frames": 2, "window": 5}
+
+
+def hosts():
+    torch.manual_seed(0)
+    yield vidseg.LocalMemory(Pyramid(), **PYRAMID, key_channels=4)
+    yield vidseg.LocalMemory(Pyramid(), **PYRAMID, key_channels=4, recurrent=True)
+    yield vidseg.LocalMemory(vidseg.create("erfnet_tiny", num_classes=4), memory_frames=2, window=3)
+    network = nn.Sequential(nn.Conv2d(3, 512, 3, 2, 1), nn.ReLU(), nn.Conv2d(512, 4, 1))
+    yield vidseg.LocalMemory(network, (lambda net, x: net[1](net[0](x)), "2"), window=3)
+
+
+@pytest.mark.parametrize("index", range(4))
+def test_any_image_network_gets_a_local_memory(index):
+    model = settle(list(hosts())[index])
+    assert model.num_classes == 4
+    assert model.host_parts == ("host",)
+    check_laws(model, batch=1, size=(24, 32))
+
+
+def test_the_local_memory_around_a_model_is_that_of_lmanet():
+    torch.manual_seed(0)
+    host = settle(vidseg.create("erfnet_tiny", num_classes=4))
+    theirs = settle(LMANet.tiny(4))
+    theirs.load_state_dict(host.state_dict(), strict=False)
+    ours = vidseg.LocalMemory(host, memory_frames=2, key_channels=4, window=5)
+    ours.attention.load_state_dict(theirs.attention.state_dict())
+    frames = torch.rand(1, 4, 3, 32, 40)
+    with torch.no_grad():
+        assert torch.equal(ours.eval()(frames)[0].logits, theirs(frames)[0].logits)
+    assert ours.card.size_multiple == 8
+    assert ours.prefers_channels_last
+
+
+@pytest.mark.parametrize("trained", [(), ("head",), ("",)])
+def test_only_the_new_parts_are_trained_unless_named(trained):
+    model = vidseg.LocalMemory(Pyramid(), **PYRAMID, trained=trained).train()
+    names = {name for name, p in model.named_parameters() if p.requires_grad}
+    in_host = {name for name in names if name.startswith("host.")}
+    assert names - in_host == {
+        f"attention.{name}" for name, _ in model.attention.named_parameters()
+    }
+    wanted = {(): set(), ("head",): {"host.head.weight", "host.head.bias"}}
+    assert in_host == wanted.get(trained, {f"host.{n}" for n, _ in model.host.named_parameters()})
+    assert model.host.second[1].training is (trained == ("",))
+    assert model.attention.fusion.training
+    copied = copy.deepcopy(model).eval()
+    nn.init.zeros_(copied.host.head.weight)
+    frames = torch.rand(1, 2, 3, 16, 16)
+    assert not torch.equal(copied(frames)[0].logits, model.eval()(frames)[0].logits)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (
+            lambda: vidseg.LocalMemory(Pyramid()),
+            "Pyramid does not say where it can be split.*first",
+        ),
+        (lambda: vidseg.LocalMemory(Pyramid(), ("body", "head")), "no module 'body'; it has first"),
+        (
+            lambda: vidseg.LocalMemory(vidseg.PerFrame(Pyramid(), num_classes=4)),
+            "PerFrame runs its model as a whole",
+        ),
+        (lambda: vidseg.LocalMemory(LMANet.tiny(4)), "LMANet has a memory of its own"),
+        (
+            lambda: vidseg.LocalMemory(Pyramid(), (Pyramid.encode, Pyramid.decode), level=2),
+            r"level=2: the first half gives 2 tensors, \[\(1, 6, 32, 32\), \(1, 8, 16, 16\)\]",
+        ),
+        (
+            lambda: vidseg.LocalMemory(Pyramid(), (lambda net, x: x.mean((2, 3)), "head")),
+            r"must give tensors, that at level=-1 a map \(N, D, h, w\); got \[\(1, 3\)\]",
+        ),
+        (
+            lambda: vidseg.LocalMemory(Pyramid(), ("first", lambda net, x: (x,))),
+            r"second half must give logits \(N, C, h, w\), got tuple",
+        ),
+        (lambda: vidseg.LocalMemory(Pyramid(), **{**PYRAMID, "window": 8}), "window must be odd"),
+    ],
+)
+def test_networks_that_cannot_be_split(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
 
 
 def official(**options):

@@ -139,7 +139,7 @@ class LMANet(LocalMemorySegmenter):
         """(N, 3, H, W) -> the backbone's last map, at stride 8."""
         return self.backbone(frames)[-1]
 
-    def decode_map(self, x: Tensor) -> Tensor:
+    def decode_map(self, x: Tensor, *rest: Tensor) -> Tensor:
         """-> (N, C, h, w) logits: ERFNet's at full size, PSPNet's at stride 8."""
         if self.decoder is not None:
             return self.decoder(x)
