@@ -215,3 +215,14 @@ def test_twin_of_a_method_with_hosts_is_its_host(name, host):
     twin_name, twin = _make_twin(None, create(name, num_classes=4))
     assert twin_name == host
     assert twin is None or (twin.num_classes == 4 and twin.prefers_channels_last)
+
+
+@pytest.mark.parametrize("name", ["cffm_tiny", "cffmpp_tiny", "cffmpp_tiny_running"])
+def test_what_is_folded_runs_beside_what_is_written(name):
+    model, twin = create(name, num_classes=3), create("segformer_tiny", num_classes=3)
+    result = benchmark(model, (64, 96), twin=twin, num_frames=1, warm_up=0)
+    assert set(result.timings) == {
+        "stream", "clip", "window", "twin", "window_written", "twin_written"
+    }  # fmt: skip
+    assert result.memory_bytes > 0
+    assert model.decoder.folded

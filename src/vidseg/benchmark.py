@@ -77,7 +77,8 @@ class Benchmark:
         window_length: frames in a full window.
         timings: "stream" (one step per frame), "clip" (the window as one chunk, every frame read
             out), "window" (the whole window encoded anew for every frame), and "twin" where a
-            per-frame model runs beside.
+            per-frame model runs beside; for SegFormer and what is built on it also
+            "window_written" and "twin_written", computed as the papers write it.
         macs: multiply-accumulates of one frame of the stream by hook: encode, fuse, decode,
             remember; of convolutions and matrix products, attention included.
         twin_macs: the same of the per-frame model, all hooks together.
@@ -177,11 +178,13 @@ def benchmark(
     _check(size, num_frames, warm_up, precision)
     device = torch.device(device)
     # Moved before inference mode, under which weights would become unfit for training.
+    written, twin_written = (_as_written(network, device) for network in (model, twin))
     for network in (model, twin):
         if network is not None:
             network.for_inference(device)
     with torch.inference_mode(), _autocast(device, precision):
         sides = _sides(model, twin, size, device)
+        sides |= _written_sides(written, twin_written, size, device)
         clocks: dict[str, list[tuple[float, float]]] = {side: [] for side in sides}
         total = warm_up + num_frames
         for turn in range(total):
@@ -287,6 +290,33 @@ def _sides(
     }
     if twin is not None:
         sides["twin"] = lambda: twin.step(frame)
+    return sides
+
+
+def _as_written(model: VideoSegmenter | None, device: torch.device) -> VideoSegmenter | None:
+    """A copy that folds nothing, in the plain memory layout; None where nothing is folded."""
+    parts = [] if model is None else [m for m in model.modules() if hasattr(m, "folded")]
+    if not parts:
+        return None
+    written = copy.deepcopy(model).eval()
+    written.to(device).to(memory_format=torch.contiguous_format)  # pyright: ignore[reportCallIssue]
+    for part in written.modules():
+        if hasattr(part, "folded"):
+            part.folded = False  # pyright: ignore[reportArgumentType]
+    return written
+
+
+def _written_sides(
+    model: VideoSegmenter | None,
+    twin: VideoSegmenter | None,
+    size: tuple[int, int],
+    device: torch.device,
+) -> dict[str, Side]:
+    sides: dict[str, Side] = {}
+    if model is not None:
+        sides["window_written"] = _sides(model, None, size, device)["window"]
+    if twin is not None:
+        sides["twin_written"] = _sides(twin, None, size, device)["stream"]
     return sides
 
 

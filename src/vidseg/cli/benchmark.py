@@ -16,6 +16,8 @@ SIDES = {
     "clip": "clip: the window as one chunk, every frame read out",
     "window": "window: the whole window encoded anew for every frame",
     "twin": "per-frame twin",
+    "window_written": "window, as the paper writes it",
+    "twin_written": "per-frame twin, as its paper writes it",
 }
 
 
@@ -139,7 +141,7 @@ def _show(result: Benchmark) -> None:
         table.add_column(heading, justify="right")
     for side, timing in result.timings.items():
         table.add_row(
-            SIDES[side] + (f" ({result.twin})" if side == "twin" else ""),
+            SIDES[side] + (f" ({result.twin})" if side.startswith("twin") else ""),
             f"{timing.median_ms:.1f}",
             f"{timing.p95_ms:.1f}",
             _number(timing.cpu_median_ms, 1),
