@@ -152,6 +152,33 @@ def test_the_host_of_a_local_memory_by_name() -> None:
     assert pyramid.host_parts == ("backbone", "ppm", "cls")
 
 
+def test_a_local_memory_of_ones_own_is_trained_and_resumed(host: Path, tmp_path: Path) -> None:
+    def make() -> vidseg.LocalMemory:
+        torch.manual_seed(3)
+        return vidseg.LocalMemory(vidseg.load(host), memory_frames=1, key_channels=4, window=3)
+
+    words = ["optimiser.lr=0.01", "checkpoint.every=1", "ema=0.5"]
+    trained = train(config_with(*words), tmp_path / "straight", model=make())
+    train(config_with(*words, "iterations=1"), tmp_path / "resumed", model=make())
+    again = train(config_with(*words), tmp_path / "resumed", model=make(), resume=True).model
+    start = make().state_dict()
+    for name, value in trained.model.state_dict().items():
+        assert torch.equal(value, again.state_dict()[name])
+        assert not name.startswith("host.") or torch.equal(value, start[name])
+    assert not torch.equal(
+        trained.model.state_dict()["attention.query_encoder.conv.weight"],
+        start["attention.query_encoder.conv.weight"],
+    )
+    with pytest.raises(ValueError, match=r"that vidseg.create did not make; make it, then"):
+        vidseg.load(trained.weights)
+    tensors, card = vidseg.weights.load_file(trained.weights)
+    make().load_state_dict(tensors)
+    assert card.classes == tuple(open_source(config_with().data).classes)
+    few = vidseg.LocalMemory(vidseg.create("erfnet_tiny", num_classes=2), window=3)
+    with pytest.raises(ValueError, match="the model has 2 classes, synthetic"):
+        train(config_with(), tmp_path / "few", model=few)
+
+
 # --- void -----------------------------------------------------------------------------------------
 
 

@@ -126,13 +126,22 @@ class Card:
         return cls(**values)
 
 
-def save(model: torch.nn.Module, path: str | Path, *, half: bool = False, **changes: Any) -> None:
+def save(
+    model: torch.nn.Module,
+    path: str | Path,
+    *,
+    half: bool = False,
+    loadable: bool = True,
+    **changes: Any,
+) -> None:
     """Save a model's weights and card as one safetensors file, whole or not at all.
 
     Args:
         model: made by `vidseg.create` (the card must name the architecture).
         path: the file to write, ending in .safetensors.
         half: store floats as float16, at half the size.
+        loadable: False takes a model of your own, too; `vidseg.load` cannot make it, but its
+            `load_state_dict` takes the tensors of `load_file`.
         changes: fields of the card to set in the file, such as `licence="..."`.
 
     Raises:
@@ -142,10 +151,10 @@ def save(model: torch.nn.Module, path: str | Path, *, half: bool = False, **chan
 
     path = Path(path)
     card: Card = replace(model.card, **changes)  # type: ignore[arg-type]
-    if not card.architecture:
+    if loadable and not card.architecture:
         raise ValueError(
             "this model was not made by vidseg.create, so a file could not rebuild it; "
-            "save model.state_dict() with torch.save instead"
+            "pass loadable=False to save the weights alone"
         )
     if path.suffix != ".safetensors":
         raise ValueError(f"weights are saved as .safetensors, got {path.name}")

@@ -134,6 +134,11 @@ def load(name_or_path: str | Path | None = None, *, device: str = "cpu") -> Vide
     """
     path = _find(name_or_path)
     tensors, card = load_file(path)
+    if not card.architecture:
+        raise ValueError(
+            f"{path} holds the weights of a model that vidseg.create did not make; make it, then "
+            f"model.load_state_dict(vidseg.weights.load_file({str(path)!r})[0])"
+        )
     model = create(card.architecture, **card.options)
     model.load_state_dict(tensors)
     model.card = card

@@ -87,6 +87,7 @@ def train(
     config: TrainingConfig,
     folder: str | Path,
     *,
+    model: VideoSegmenter | None = None,
     resume: bool = False,
     report: Report | None = None,
 ) -> Trained:
@@ -95,6 +96,7 @@ def train(
     Args:
         config: the run.
         folder: the run folder; it is made.
+        model: one of your own, trained instead of what `config.model` says.
         resume: go on with the run that is in `folder` (or start it, if there is none).
         report: called in the main process with the record of each step ("step", "loss", "lr",
             "samples_per_s", ...) and of each validation ("step", "mean_iou", ...).
@@ -117,7 +119,7 @@ def train(
             _take(folder, config, resume, stack)
         accelerator.wait_for_everyone()
         stop = stack.enter_context(StopSignal())
-        run = _Run(config, folder, accelerator, resume=resume)
+        run = _Run(config, folder, accelerator, model=model, resume=resume)
         stack.callback(run.batches.close)
         for step in range(run.start, config.iterations):
             record = run.step(step, stop.asked)
@@ -138,7 +140,13 @@ class _Run:
     """What a run holds, and what one step, one validation and one checkpoint do to it."""
 
     def __init__(
-        self, config: TrainingConfig, folder: Path, accelerator: Accelerator, *, resume: bool
+        self,
+        config: TrainingConfig,
+        folder: Path,
+        accelerator: Accelerator,
+        *,
+        model: VideoSegmenter | None,
+        resume: bool,
     ) -> None:
         self.config, self.folder, self.accelerator = config, folder, accelerator
         self.checkpoints = Checkpoints(folder / "checkpoints", config.checkpoint.keep)
@@ -149,7 +157,7 @@ class _Run:
             log.info("resuming %s at step %d", folder, self.start)
 
         dataset = open_source(config.data)
-        self.model = build_model(config, dataset, is_restored=state is not None)
+        self.model = build_model(config, dataset, model=model, is_restored=state is not None)
         is_still = config.freeze is not None and config.freeze.keep == "weights+statistics"
         self.still_parts = frozen_parts(self.model, config.freeze) if is_still else ()
         distillation = config.loss.distillation
@@ -356,7 +364,8 @@ class _Run:
         model = self.model if self.averaged is None else self.averaged
         best = self.best if name == "best" and self.best is not None else {}
         figures = {k: v for k, v in best.items() if v == v}  # JSON has no NaN
-        weights.save(model, self.folder / f"{name}.safetensors", figures=figures)
+        path = self.folder / f"{name}.safetensors"
+        weights.save(model, path, loadable=bool(model.card.architecture), figures=figures)
 
 
 def _open_validation(config: TrainingConfig, dataset: VideoDataset) -> VideoDataset:

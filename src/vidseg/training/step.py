@@ -112,18 +112,23 @@ def draw_seed(seed: int, step: int, part: int, rank: int) -> int:
 
 
 def build_model(
-    config: TrainingConfig, dataset: VideoDataset, *, is_restored: bool = False
+    config: TrainingConfig,
+    dataset: VideoDataset,
+    *,
+    model: VideoSegmenter | None = None,
+    is_restored: bool = False,
 ) -> VideoSegmenter:
     """The model of a config before its first step, on the CPU.
 
     Args:
-        config: `model`, `data.mean`, `data.std` and `seed` count.
+        config: `model`, `freeze`, `data.mean`, `data.std` and `seed` count.
         dataset: gives the classes.
+        model: one that is there already; of `config.model` then only `void` counts.
         is_restored: the weights will come from a checkpoint, so none are read here.
 
     Raises:
-        ValueError: an unknown model, part or option; weights that do not fit, or that leave
-            something random in what `freeze` keeps as it is.
+        ValueError: the model's classes are not the data set's; an unknown model, part or option;
+            weights that do not fit, or that leave something random in what `freeze` keeps.
         FileNotFoundError: a file of weights is missing.
     """
     spec, shares = config.model, config.loss.class_weights
@@ -133,11 +138,14 @@ def build_model(
             f"loss.class_weights must have one number for each of the {num_classes} "
             f"classes of {dataset.name}{' and void' * spec.void}, got {len(shares)}"
         )
-    torch.manual_seed(config.seed)
-    options = dict(spec.options)
-    if spec.backbone_weights is not None and not is_restored:
-        options["backbone_weights"] = spec.backbone_weights
-    model = methods.create(spec.name, num_classes=num_classes, **options)
+    is_given = model is not None
+    if model is None:
+        model = _create(config, num_classes, is_restored=is_restored)
+    elif model.num_classes != num_classes:
+        raise ValueError(
+            f"the model has {model.num_classes} classes, {dataset.name} has {num_classes}"
+            f"{' with void' * spec.void}; give it as many"
+        )
     palette = tuple((int(r), int(g), int(b)) for r, g, b in dataset.palette)
     card = replace(
         model.card,
@@ -152,13 +160,21 @@ def build_model(
         model.get_submodule(name).requires_grad_(False)
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise ValueError(f"freeze.parts={list(frozen)} leaves nothing to train")
-    if is_restored:
+    if is_given or is_restored:
         return model
     taken = set() if spec.initial_weights is None else _take_over(model, spec)
     _check_frozen(model, spec, frozen, taken)
     if spec.unfold_bn:
         unfold_batch_norm(model.backbone, plain_frames(dataset, model, spec.unfold_bn))  # pyright: ignore[reportArgumentType]
     return model
+
+
+def _create(config: TrainingConfig, num_classes: int, *, is_restored: bool) -> VideoSegmenter:
+    torch.manual_seed(config.seed)
+    options = dict(config.model.options)
+    if config.model.backbone_weights is not None and not is_restored:
+        options["backbone_weights"] = config.model.backbone_weights
+    return methods.create(config.model.name, num_classes=num_classes, **options)
 
 
 def _check_frozen(
