@@ -295,8 +295,7 @@ def _sides(
 
 def _as_written(model: VideoSegmenter | None, device: torch.device) -> VideoSegmenter | None:
     """A copy that folds nothing, in the plain memory layout; None where nothing is folded."""
-    parts = [] if model is None else [m for m in model.modules() if hasattr(m, "folded")]
-    if not parts:
+    if model is None or not any(hasattr(part, "folded") for part in model.modules()):
         return None
     written = copy.deepcopy(model).eval()
     written.to(device).to(memory_format=torch.contiguous_format)  # pyright: ignore[reportCallIssue]
