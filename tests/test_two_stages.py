@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +24,7 @@ from vidseg.training.checkpoint import read_state
 from vidseg.training.folder import read_metrics
 from vidseg.training.loop import train
 from vidseg.training.optimiser import frozen_parts, make_optimiser
-from vidseg.training.recipe import load_config, override, recipes, validate
+from vidseg.training.recipe import dump, load_config, override, recipes, validate
 from vidseg.training.samples import open_source, training_snippets
 from vidseg.training.schedule import Plateau
 from vidseg.training.step import build_model
@@ -89,6 +93,38 @@ def test_a_plateau_resumes_in_mid_epoch_to_the_same_bits(tmp_path: Path) -> None
     rates = [r["lr"] for r in read_metrics(tmp_path / "straight") if "lr" in r]
     assert rates == [r["lr"] for r in read_metrics(tmp_path / "resumed") if "lr" in r]
     assert rates[-1] < rates[0] == 1e-3
+
+
+RANKS = """
+import json, os, sys, warnings
+from pathlib import Path
+warnings.simplefilter("ignore")
+from vidseg.training import loop
+from vidseg.training.recipe import load_config
+kept, make = [], loop.make_schedule
+loop.make_schedule = lambda *options: kept.append(make(*options)) or kept[0]
+folder = Path(sys.argv[1])
+loop.train(load_config(folder / "tiny.yaml"), folder / "run")
+(folder / f"rank{os.environ['RANK']}.json").write_text(json.dumps([kept[0].state, kept[0].rate(8)]))
+"""
+
+
+@pytest.mark.slow
+def test_all_processes_keep_one_rate(tmp_path: Path) -> None:
+    """Theirs lets each process follow its own loss."""
+    config = config_with(
+        "schedule.plateau={factor: 0.5, patience: 0, threshold: 0.9}", "iterations=8"
+    )
+    (tmp_path / "tiny.yaml").write_text(dump(config))
+    (tmp_path / "run.py").write_text(RANKS)
+    launcher = ["-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone"]
+    subprocess.run(
+        [sys.executable, *launcher, str(tmp_path / "run.py"), str(tmp_path)],
+        env={**os.environ, "OMP_NUM_THREADS": "1"}, check=True, timeout=240,
+    )  # fmt: skip
+    one, other = (json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in (0, 1))
+    assert one == other
+    assert one[1] < config.optimiser.lr
 
 
 def test_adam_has_its_decay_in_the_gradient() -> None:
@@ -292,6 +328,15 @@ def test_windows_of_a_local_memory(memory: str, windows: set) -> None:
     dataset = open_source(config.data)
     found = training_snippets(dataset, config.data, build_model(config, dataset), seed=0)
     assert {snippet.frame_indices for snippet in found} == windows
+
+
+@pytest.mark.parametrize("memory", ["window", "skip", "{every: 2, start: skip}"])
+def test_videos_shorter_than_the_window_are_refused(memory: str) -> None:
+    words = [LMANET, f"data.memory={memory}", "data.options.num_frames=2"]
+    config = config_with(*words)
+    dataset = open_source(config.data)
+    with pytest.raises(ValueError, match=r"has the 2 frames before it|the window left all out"):
+        training_snippets(dataset, config.data, build_model(config, dataset), seed=0)
 
 
 def test_a_shorter_window_trains(host: Path, tmp_path: Path) -> None:
