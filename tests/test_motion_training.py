@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import pytest
@@ -197,9 +198,18 @@ def test_motion_of_another_video(tmp_path: Path):
     )
     model, batch = one_batch(config)
     assert not torch.equal(batch["anchors"], batch["frames"])
+    alone = copy.deepcopy(model)
+    alone(batch["frames"])  # the labelled frames, in training mode
     losses = TrainingStep(model, config.loss)(batch)
     assert losses["temporal"] > 0
     assert losses["main"] > 0
+    # The other video's frames are normalised by their own statistics, which are not kept.
+    kept = dict(model.named_buffers())
+    assert all(
+        torch.equal(kept[name], buffer)
+        for name, buffer in alone.named_buffers()
+        if "running" in name
+    )
     train(config, tmp_path / "run")
 
 

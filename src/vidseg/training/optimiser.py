@@ -1,6 +1,7 @@
 """Parameter groups, the optimiser's state by name, frozen parts, averaged weights."""
 
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -95,6 +96,20 @@ def frozen_parts(model: VideoSegmenter, config: FreezeConfig | None) -> tuple[st
                 f"{', '.join(child for child, _ in model.named_children())}"
             )
     return tuple(names)
+
+
+@contextlib.contextmanager
+def kept_statistics(model: nn.Module) -> Iterator[None]:
+    """Leave the running statistics of batch norms in training mode as they are, for a while."""
+    norms = [m for m in model.modules() if isinstance(m, _NormBase) and m.training]
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.momentum = 0.0
+    try:
+        yield
+    finally:
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
 
 
 def set_training(model: nn.Module, freeze_bn: str, frozen: Sequence[str] = ()) -> None:

@@ -1,5 +1,6 @@
 """What is trained: the model of a config, and the model with its loss as one module."""
 
+import contextlib
 import logging
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +17,7 @@ from vidseg.losses.segmentation import cross_entropy, ohem_cross_entropy
 from vidseg.segmenter import Segmentation, VideoSegmenter
 from vidseg.training.config import LossConfig, ModelConfig, TrainingConfig
 from vidseg.training.motion import MotionTerms, Teacher, check_per_frame
-from vidseg.training.optimiser import frozen_parts
+from vidseg.training.optimiser import frozen_parts, kept_statistics
 from vidseg.training.samples import plain_frames
 
 log = logging.getLogger("vidseg.training")
@@ -67,8 +68,11 @@ class TrainingStep(nn.Module):
             terms[name] = self._supervise(logits, segmentation, batch, is_main=False)
             total = total + self.loss.aux_weight * terms[name]
         if self.motion is not None:
-            current = self._run(batch["anchors"]) if "anchors" in batch else segmentation
-            further, added = self.motion(batch, current, self._run)
+            # Another video's frames must not leave their statistics to the labelled ones.
+            is_elsewhere = "anchors" in batch
+            with kept_statistics(self.model) if is_elsewhere else contextlib.nullcontext():
+                current = self._run(batch["anchors"]) if is_elsewhere else segmentation
+                further, added = self.motion(batch, current, self._run)
             terms |= further
             total = total + added
         return {"loss": total, **terms}
