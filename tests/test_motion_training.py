@@ -313,20 +313,25 @@ def test_hard_pixels_and_class_weights_change_the_loss_alone():
 
 @pytest.mark.parametrize(
     ("student", "larger"),
-    [("mobilenetv2", "r50"), ("r18", "r101"), ("r50", "mobilenetv2"), ("r101", "r18")],
+    [
+        ("pspnet_mobilenetv2", "pspnet_r50"),
+        ("pspnet_r18", "pspnet_r101"),
+        ("pspnet_r50", "segformer_b0"),
+        ("pspnet_r101", "pspnet_r18"),
+        ("segformer_b0", "pspnet_mobilenetv2"),
+        ("erfnet_tiny", "fcn_tiny"),
+    ],
 )
-def test_every_pspnet_is_student_and_teacher(student: str, larger: str):
+def test_any_per_frame_model_is_student_and_teacher(student: str, larger: str):
     spec = "{teacher: x, pixel: 1, pair_wise: 1, pair_wise_frames: 1}"
     config = config_with(NEAR, "loss.temporal={}", f"loss.distillation={spec}")
-    ours, theirs = (
-        methods.create(f"pspnet_{variant}", num_classes=3) for variant in (student, larger)
-    )
-    frames = torch.randn(2, 2, 3, 33, 41, generator=torch.Generator().manual_seed(0))
+    ours, theirs = (methods.create(name, num_classes=3) for name in (student, larger))
+    frames = torch.randn(2, 2, 3, 32, 40, generator=torch.Generator().manual_seed(0))
     batch = {
         "frames": frames[:, :1],
         "neighbours": frames[:, 1:],
-        "labels": torch.ones(2, 33, 41, dtype=torch.int64),
-        "flows": torch.zeros(2, 1, 2, 33, 41),
+        "labels": torch.ones(2, 32, 40, dtype=torch.int64),
+        "flows": torch.zeros(2, 1, 2, 32, 40),
     }
     losses = TrainingStep(ours, config.loss, Teacher(theirs, ours, "fp32"))(batch)
     assert {"temporal", "pixel", "pair_wise", "pair_wise_frames"} <= set(losses)
