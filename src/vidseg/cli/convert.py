@@ -37,7 +37,7 @@ def convert(
     tensors = state_dict_of(content)
     model = load_official(method, content, **parse_options(option or ()))
     origin = f"{checkpoint.name}, sha256 {_sha256(checkpoint)}"
-    changes = {
+    changes: dict[str, Any] = {
         "source": f"the authors' checkpoint, converted from {origin}",
         "licence": licence,
         "trained_on": trained_on,
