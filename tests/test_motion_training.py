@@ -239,6 +239,7 @@ def test_what_does_not_fit_is_said(teacher: Path, tmp_path: Path):
             "not its features",
         ),
         (("data.neighbours={offsets: [0]}", "loss.temporal={}"), "other than 0"),
+        (("loss.ohem={}", "loss.average=all"), "leave one of them out"),
     ):
         with pytest.raises(ValueError, match=message):
             config_with(*overrides)

@@ -235,6 +235,15 @@ class LossConfig(Part):
         None, description="what is copied from a teacher; needs data.neighbours"
     )
 
+    @model_validator(mode="after")
+    def _counts_one_way(self) -> "LossConfig":
+        if self.ohem is not None and self.average == "all":
+            raise ValueError(
+                "loss.ohem averages over the pixels that it keeps, loss.average=all over every "
+                "pixel; leave one of them out"
+            )
+        return self
+
 
 class OptimiserConfig(Part):
     """The optimiser and its parameter groups."""
