@@ -263,7 +263,7 @@ class LocalMemory(LocalMemorySegmenter):
     ) -> None:
         super().__init__()
         self.host, self.trained = model, tuple(trained)
-        self._halves, self._level = _find_halves(model, split), level
+        self._halves = _find_halves(model, split)
         if isinstance(model, VideoSegmenter):
             self.align_corners, self.prefers_channels_last = (
                 model.align_corners,
@@ -275,7 +275,7 @@ class LocalMemory(LocalMemorySegmenter):
         model.eval().requires_grad_(False)
         for name in self.trained:
             model.get_submodule(name).requires_grad_(True)
-        channels, self.num_classes = self._look(size)
+        channels, self.num_classes = self._look(size, level)
         is_narrow = channels <= 256 and channels % 2 == 0
         self.build_memory(
             channels,
@@ -302,8 +302,9 @@ class LocalMemory(LocalMemorySegmenter):
 
     def encode(self, frames: Tensor) -> Encoded:
         """(N, 3, H, W) -> the map, what of it will be remembered, and the first half's rest."""
-        x, rest, _ = self._first(frames)
-        return self.remembering(x, rest)
+        leaves = pytree.tree_leaves(self._halves[0](self.host, frames))
+        x = leaves.pop(self._place)
+        return self.remembering(x, tuple(leaves))
 
     def decode_map(self, x: Tensor, *rest: Tensor) -> Tensor:
         """(N, D, h, w) and the rest -> (N, C, h', w') logits: the second half."""
@@ -311,23 +312,20 @@ class LocalMemory(LocalMemorySegmenter):
         leaves.insert(self._place, x)
         return self._halves[1](self.host, self._join(leaves))
 
-    def _first(self, frames: Tensor) -> tuple[Tensor, tuple[Tensor, ...], Any]:
-        leaves, form = pytree.tree_flatten(self._halves[0](self.host, frames))
-        place = range(len(leaves))[self._level]
-        return leaves[place], (*leaves[:place], *leaves[place + 1 :]), form
-
-    def _look(self, size: tuple[int, int]) -> tuple[int, int]:
-        """D and C, from one black frame through both halves."""
+    def _look(self, size: tuple[int, int], level: int) -> tuple[int, int]:
+        """D and C, from one black frame through both halves; keeps how the first half's map and
+        rest are told apart and joined again.
+        """
         like = next(self.host.parameters(), torch.zeros(()))
         frame = torch.zeros(1, 3, *size, device=like.device, dtype=like.dtype)
         with torch.no_grad():
-            found = pytree.tree_leaves(self._halves[0](self.host, frame))
-            _check_maps(found, self._level)
-            x, rest, form = self._first(frame)
+            leaves, form = pytree.tree_flatten(self._halves[0](self.host, frame))
+            _check_maps(leaves, level)
             # A function, which a copy of the model shares; copying the form itself warns.
             self._join = lambda leaves: pytree.tree_unflatten(leaves, form)
-            self._place = range(len(found))[self._level]
-            logits = self.decode_map(x, *rest)
+            self._place = range(len(leaves))[level]
+            x = leaves.pop(self._place)
+            logits = self.decode_map(x, *leaves)
         if not isinstance(logits, Tensor) or logits.dim() != 4 or len(logits) != 1:
             raise ValueError(
                 "the second half must give logits (N, C, h, w), got "
