@@ -188,10 +188,10 @@ def load_official(
     """Load a checkpoint of a method's authors; sizes are inferred from the tensors.
 
     Args:
-        method: a paper of OFFICIAL: "tmanet", "etc" (its students are PSPNets), "erfnet", "lmanet".
+        method: a paper of OFFICIAL; the students of "etc" are PSPNets.
         source: the state dict, or the authors' file (with or without a wrapper around it).
         options: what tensors cannot tell: align_corners (tmanet); memory_frames, window, fusion
-            and memorize_first (lmanet).
+            and memorize_first (lmanet); gap_frames (cffm, cffmpp); prototypes (cffmpp).
 
     Returns:
         The model in evaluation mode. Keys that are no part of it are logged with the reason.
