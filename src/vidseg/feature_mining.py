@@ -82,8 +82,6 @@ class Fused(NamedTuple):
 class FeatureMiningSegmenter(VideoSegmenter):
     """SegFormer, and blocks that mine each frame's own surroundings and three earlier frames.
 
-    A subclass has `variants`.
-
     Args:
         num_classes: C.
         backbone: "mit_b0" to "mit_b5", or "mit_tiny".
@@ -99,7 +97,16 @@ class FeatureMiningSegmenter(VideoSegmenter):
         ValueError: the backbone is no MiT, or `gap_frames` is less than 1.
     """
 
-    variants: ClassVar[dict[str, dict[str, Any]]]
+    # Both papers have B0, B1, B2 and B5.
+    variants: ClassVar[dict[str, dict[str, Any]]] = {
+        "b0": {"backbone": "mit_b0", "depth": 1},
+        "b1": {"backbone": "mit_b1", "depth": 2},
+        "b2": {"backbone": "mit_b2", "depth": 2},
+        "b3": {"backbone": "mit_b3", "depth": 2},
+        "b4": {"backbone": "mit_b4", "depth": 4},
+        "b5": {"backbone": "mit_b5", "depth": 4},
+        "tiny": {"backbone": "mit_tiny", "channels": 16, "heads": 2, "depth": 1},
+    }
     official_classes: ClassVar[dict[int, ClassSet]] = {19: CITYSCAPES}
     memory_type: ClassVar[type[Memory]] = MinedMemory
     card = MIT_CARD

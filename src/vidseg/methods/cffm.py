@@ -14,7 +14,7 @@ are. What the paper does not say and the published weights need:
 4. The windows have quirks of their own: see `layers/windows.py`.
 """
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from vidseg.feature_mining import FeatureMiningSegmenter
 
@@ -22,15 +22,7 @@ from vidseg.feature_mining import FeatureMiningSegmenter
 class CFFM(FeatureMiningSegmenter):
     """A frame and three earlier ones, mined; arguments as `FeatureMiningSegmenter`."""
 
-    # The paper has B0, B1, B2 and B5.
-    variants: ClassVar[dict[str, dict[str, Any]]] = {
-        "b0": {"backbone": "mit_b0", "depth": 1},
-        "b1": {"backbone": "mit_b1", "depth": 2},
-        "b2": {"backbone": "mit_b2", "depth": 2},
-        "b3": {"backbone": "mit_b3", "depth": 2},
-        "b4": {"backbone": "mit_b4", "depth": 4},
-        "b5": {"backbone": "mit_b5", "depth": 4},
-        "tiny": {"backbone": "mit_tiny", "channels": 16, "heads": 2, "depth": 1},
-    }
     # The per-frame model that each is compared with.
-    twins: ClassVar[dict[str, str]] = {size: f"segformer_{size}" for size in tuple(variants)}
+    twins: ClassVar[dict[str, str]] = {
+        size: f"segformer_{size}" for size in FeatureMiningSegmenter.variants
+    }

@@ -77,21 +77,10 @@ class CFFMPlus(FeatureMiningSegmenter):
         ValueError: `prototypes` is unknown, or `num_prototypes` is less than 1.
     """
 
-    # The paper has B0, B1, B2 and B5. *_running: this library's, for live video.
+    # *_running: this library's, for live video.
     variants: ClassVar[dict[str, dict[str, Any]]] = {
-        "b0": {"backbone": "mit_b0", "depth": 1},
-        "b1": {"backbone": "mit_b1", "depth": 2},
-        "b2": {"backbone": "mit_b2", "depth": 2},
-        "b3": {"backbone": "mit_b3", "depth": 2},
-        "b4": {"backbone": "mit_b4", "depth": 4},
-        "b5": {"backbone": "mit_b5", "depth": 4},
-        "tiny": {
-            "backbone": "mit_tiny",
-            "channels": 16,
-            "heads": 2,
-            "depth": 1,
-            "num_prototypes": 6,
-        },
+        **FeatureMiningSegmenter.variants,
+        "tiny": {**FeatureMiningSegmenter.variants["tiny"], "num_prototypes": 6},
     }
     variants |= {
         f"{size}_running": {**made, "prototypes": "running"} for size, made in variants.items()
