@@ -4,7 +4,8 @@ import pytest
 import torch
 
 import vidseg
-from cffm_checkpoints import count, official, settle
+from cffm_checkpoints import official
+from settled import count, settle
 from vidseg.feature_mining import CONSTANTS, START
 from vidseg.layers import windows
 from vidseg.layers.windows import WindowMining, key_rows, pad_to_windows, window_grid

@@ -9,7 +9,8 @@ from PIL import Image
 from torch import nn
 
 import vidseg
-from cffm_checkpoints import count, official, settle
+from cffm_checkpoints import official
+from settled import count, settle
 from vidseg.feature_mining import CONSTANTS
 from vidseg.layers.prototypes import kmeans, move_centers, nearest, random_points, spread_points
 from vidseg.methods import dead_keys

@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 import vidseg
+from settled import count, settle
 from vidseg.backbones import build_backbone
 from vidseg.backbones.imagenet import load_imagenet
 from vidseg.backbones.mit import EfficientAttention
@@ -13,21 +14,6 @@ from vidseg.layers.drop_path import DropPath
 from vidseg.layers.mlp_decoder import MLPDecoder
 from vidseg.methods import dead_keys
 from vidseg.methods.segformer import SegFormer
-
-
-def settle(model, seed=0):
-    """Give every parameter and statistic a value that has an influence."""
-    generator = torch.Generator().manual_seed(seed)
-    for name, value in model.state_dict().items():
-        if name.endswith("running_var"):
-            nn.init.uniform_(value, 0.5, 1.5, generator=generator)
-        elif value.is_floating_point():
-            value.add_(torch.randn(value.shape, generator=generator) * 0.1)
-    return model.eval()
-
-
-def count(module):
-    return sum(p.numel() for p in module.parameters())
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import json
 import logging
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
@@ -54,7 +54,7 @@ from vidseg.training.samples import (
 )
 from vidseg.training.schedule import make_schedule
 from vidseg.training.step import TrainingStep, build_model, draw_seed
-from vidseg.training.validation import validate
+from vidseg.training.validation import open_validation, validate
 
 log = logging.getLogger("vidseg.training")
 
@@ -169,7 +169,7 @@ class _Run:
         self.model.card = replace(
             self.model.card, fps=samples_fps(self.clips), trained_on=trained_on
         )
-        self.validation = _open_validation(config, dataset)
+        self.validation = open_validation(config, dataset)
         self.schedule = make_schedule(config, len(self.clips))
         self.model.to(accelerator.device)
         if config.channels_last:
@@ -190,23 +190,8 @@ class _Run:
         if state is not None and accelerator.scaler is not None and state["scaler"]:
             accelerator.scaler.load_state_dict(state["scaler"])
 
-        self.metrics = Metrics(folder, self.start) if accelerator.is_main_process else None
-        if accelerator.is_main_process:
-            facts = environment(accelerator.device, accelerator.num_processes)
-            write_text(folder / "environment.json", json.dumps(facts, indent=2) + "\n")
-        # A tracker writes beside what a killed run left; TensorBoard hides its steps from there on.
-        purge = {"tensorboard": {"purge_step": self.start + 1}}
-        accelerator.init_trackers(config.name, init_kwargs=purge)
-        sampler = StepSampler(
-            self.start,
-            config.iterations,
-            config.batch_size,
-            config.accumulate,
-            accelerator.process_index,
-            accelerator.num_processes,
-        )
-        pin = accelerator.device.type == "cuda"
-        self.batches = load_batches(self.clips, sampler, config.workers, pin=pin)
+        self.metrics = self._open_records()
+        self.batches = self._open_batches()
         self.pace = Pace(config.batch_size)
 
     def step(self, step: int, is_stop_asked: bool) -> dict[str, float]:
@@ -309,6 +294,32 @@ class _Run:
         with self.accelerator.main_process_first():
             return training_samples(dataset, self.config, self.model, teacher)
 
+    def _open_records(self) -> Metrics | None:
+        """Write the environment, start the trackers; -> the metrics, in the main process."""
+        accelerator, metrics = self.accelerator, None
+        if accelerator.is_main_process:
+            metrics = Metrics(self.folder, self.start)
+            facts = environment(accelerator.device, accelerator.num_processes)
+            write_text(self.folder / "environment.json", json.dumps(facts, indent=2) + "\n")
+        # A tracker writes beside what a killed run left; TensorBoard hides its steps from there on.
+        purge = {"tensorboard": {"purge_step": self.start + 1}}
+        accelerator.init_trackers(self.config.name, init_kwargs=purge)
+        return metrics
+
+    def _open_batches(self) -> Generator[Any, None, None]:
+        """The batches of this process from the first step on."""
+        config, accelerator = self.config, self.accelerator
+        sampler = StepSampler(
+            self.start,
+            config.iterations,
+            config.batch_size,
+            config.accumulate,
+            accelerator.process_index,
+            accelerator.num_processes,
+        )
+        pin = accelerator.device.type == "cuda"
+        return load_batches(self.clips, sampler, config.workers, pin=pin)
+
     def _restore(self, state: dict[str, Any], optimiser: torch.optim.Optimizer) -> None:
         try:
             self.model.load_state_dict(state["model"])
@@ -366,18 +377,6 @@ class _Run:
         figures = {k: v for k, v in best.items() if v == v}  # JSON has no NaN
         path = self.folder / f"{name}.safetensors"
         weights.save(model, path, loadable=bool(model.card.architecture), figures=figures)
-
-
-def _open_validation(config: TrainingConfig, dataset: VideoDataset) -> VideoDataset:
-    if not config.validation.every:
-        return dataset
-    found = open_source(config.validation_source())
-    if found.num_classes != dataset.num_classes:
-        raise ValueError(
-            f"{dataset.name} has {dataset.num_classes} classes, {found.name} has "
-            f"{found.num_classes}; train and validate with the same protocol"
-        )
-    return found
 
 
 def _take(folder: Path, config: TrainingConfig, resume: bool, stack: contextlib.ExitStack) -> None:

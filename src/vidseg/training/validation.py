@@ -11,6 +11,24 @@ from vidseg.inference.evaluation import FrameFigures, Observed
 from vidseg.segmenter import VideoSegmenter
 from vidseg.training.config import TrainingConfig
 from vidseg.training.folder import write_sample
+from vidseg.training.samples import open_source
+
+
+def open_validation(config: TrainingConfig, dataset: VideoDataset) -> VideoDataset:
+    """The data set to validate on; that of training where the config never validates.
+
+    Raises:
+        ValueError: it has another number of classes than that of training.
+    """
+    if not config.validation.every:
+        return dataset
+    found = open_source(config.validation_source())
+    if found.num_classes != dataset.num_classes:
+        raise ValueError(
+            f"{dataset.name} has {dataset.num_classes} classes, {found.name} has "
+            f"{found.num_classes}; train and validate with the same protocol"
+        )
+    return found
 
 
 def validate(
