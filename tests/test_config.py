@@ -79,7 +79,7 @@ PUBLISHED = {
     "optimiser.momentum": 0.9,
     "optimiser.weight_decay": 5e-4,
     "optimiser.head_multiplier": 1,
-    "optimiser.decay_norm_and_bias": True,
+    "optimiser.decay": "all",
     "optimiser.clip_norm": None,
     "schedule.power": 0.9,
     "schedule.floor": 1e-4,

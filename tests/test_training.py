@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import nn
 
+import vidseg
 import vidseg.training.loop as loop_module
 import vidseg.training.step as step_module
 from vidseg.training.config import OptimiserConfig
@@ -68,6 +69,18 @@ def test_the_warm_up_grows_linearly_into_the_schedule() -> None:
     rates = [polynomial_rate(i, **options, warmup_start=0.2) for i in range(12)]
     np.testing.assert_allclose(rates[:10], 0.2 + 0.8 * np.arange(10) / 10)
     assert rates[10:] == [1.0, 1.0]
+
+
+def test_the_schedule_of_cffm() -> None:
+    """Linear from 1e-6 over 1,500 steps, times a straight line to 0 over all 160,000."""
+    steps = np.arange(160_000)
+    factor = 1 - np.clip(1 - steps / 1500, 0, None) * (1 - 1e-6)
+    expected = 6e-5 * (1 - steps / 160_000) * factor
+    options = {"base": 6e-5, "iterations": 160_000, "power": 1.0}
+    warm_up = {"warmup_iterations": 1500, "warmup_start": 1e-6}
+    rates = [polynomial_rate(int(i), **options, **warm_up) for i in steps]
+    np.testing.assert_allclose(rates, expected, rtol=1e-9)
+    assert rates[0] == pytest.approx(6e-11, rel=1e-12)
 
 
 # --- which samples --------------------------------------------------------------------------------
@@ -132,18 +145,22 @@ def test_the_official_recipe_has_one_group() -> None:
     assert sorted(names) == sorted(name for name, _ in module.named_parameters())
 
 
-def test_groups_by_rate_and_decay() -> None:
-    values = {"head_multiplier": 10, "decay_norm_and_bias": False, "weight_decay": 0.1}
-    config = OptimiserConfig.model_validate(values)
-    model = nn.ModuleDict({"model": Toy()})
-    groups, names = parameter_groups(model, config)
+def groups_of(model: nn.Module, **values: object) -> dict[str, tuple[float, float]]:
+    """Name of a parameter -> its multiplier and its decay."""
+    module = nn.ModuleDict({"model": model})
+    groups, names = parameter_groups(module, OptimiserConfig.model_validate(values))
     found = {}
     order = iter(names)
     for group in groups:
         for parameter in group["params"]:
             name = next(order)
-            assert parameter is dict(model.named_parameters())[name]
+            assert parameter is dict(module.named_parameters())[name]
             found[name] = group["multiplier"], group["weight_decay"]
+    return found
+
+
+def test_groups_by_rate_and_decay() -> None:
+    found = groups_of(Toy(), head_multiplier=10, decay="weights", weight_decay=0.1)
     assert found == {
         "model.backbone.0.weight": (1, 0.1),
         "model.backbone.0.bias": (1, 0),
@@ -154,6 +171,31 @@ def test_groups_by_rate_and_decay() -> None:
         "model.head.1.weight": (10, 0.1),
         "model.head.1.bias": (10, 0),
     }
+
+
+@pytest.mark.parametrize(
+    ("decay", "spared"),
+    [
+        ("all", set()),
+        ("not-norms", {"backbone.1.weight", "backbone.1.bias", "head.0.weight", "head.0.bias"}),
+        ("not-backbone-norms", {"backbone.1.weight", "backbone.1.bias"}),
+    ],
+)
+def test_what_is_not_decayed(decay: str, spared: set[str]) -> None:
+    found = groups_of(Toy(), decay=decay, weight_decay=0.1)
+    assert {name.removeprefix("model.") for name, (_, d) in found.items() if not d} == spared
+
+
+def test_cffm_decays_the_norms_of_its_head_alone() -> None:
+    """In its authors' rules "head" wins over "norm"; biases are decayed everywhere."""
+    model = vidseg.create("cffm_tiny", num_classes=3)
+    found = groups_of(model, decay="not-backbone-norms", weight_decay=0.01, head_multiplier=10)
+    for name, (multiplier, decay) in found.items():
+        in_backbone = name.startswith("model.backbone.")
+        assert multiplier == (1 if in_backbone else 10), name
+        assert decay == (0 if in_backbone and "norm" in name else 0.01), name
+    assert found["model.blocks.0.norm1.weight"] == (10, 0.01)
+    assert found["model.backbone.patch_embed1.norm.bias"] == (1, 0)
 
 
 @pytest.mark.parametrize(

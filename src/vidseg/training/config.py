@@ -223,6 +223,11 @@ class LossConfig(Part):
     """Cross entropy of the main and the auxiliary head, and what is added to it."""
 
     aux_weight: Rate = Field(0.4, description="weight of each auxiliary head's loss")
+    frame_weight: Rate = Field(
+        0.5,
+        description="weight of the loss of every frame of a clip by itself, where the model gives "
+        "such logits (CFFM)",
+    )
     average: Literal["valid", "all"] = Field(
         "valid", description="all: ignored pixels count in the denominator (official TMANet)"
     )
@@ -254,7 +259,11 @@ class OptimiserConfig(Part):
     betas: tuple[Share, Share] = Field((0.9, 0.999), description="of Adam and AdamW")
     weight_decay: Rate = Field(5e-4, description="L2 penalty (SGD, Adam), decoupled decay (AdamW)")
     head_multiplier: Rate = Field(1.0, description="rate of everything but the backbone, times lr")
-    decay_norm_and_bias: bool = Field(True, description="also decay norm layers and biases")
+    decay: Literal["all", "weights", "not-norms", "not-backbone-norms"] = Field(
+        "all",
+        description="what is decayed: all; weights: neither norms nor biases; not-norms: all but "
+        "norms; not-backbone-norms: all but those of the backbone, as CFFM's code does",
+    )
     clip_norm: Annotated[float, Field(gt=0)] | None = Field(
         None, description="largest norm of the gradient; none by default"
     )

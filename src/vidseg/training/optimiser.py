@@ -20,7 +20,7 @@ def parameter_groups(
     Args:
         model: the model with its loss; the parameters of the model's `backbone` take the base
             rate, all others the head's.
-        config: `head_multiplier`, `weight_decay`, `decay_norm_and_bias`.
+        config: `head_multiplier`, `weight_decay`, `decay`.
 
     Returns:
         Groups for the optimiser (each with its "multiplier" of the rate), and the names of all
@@ -36,9 +36,15 @@ def parameter_groups(
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
-        multiplier = 1.0 if name.startswith("model.backbone.") else config.head_multiplier
-        plain = id(parameter) in norms or name.endswith("bias")
-        decay = 0.0 if plain and not config.decay_norm_and_bias else config.weight_decay
+        is_norm, in_backbone = id(parameter) in norms, name.startswith("model.backbone.")
+        multiplier = 1.0 if in_backbone else config.head_multiplier
+        spared = {
+            "all": False,
+            "weights": is_norm or name.endswith("bias"),
+            "not-norms": is_norm,
+            "not-backbone-norms": is_norm and in_backbone,
+        }
+        decay = 0.0 if spared[config.decay] else config.weight_decay
         sorted_.setdefault((multiplier, decay), []).append((name, parameter))
     groups = [
         {"params": [p for _, p in members], "multiplier": multiplier, "weight_decay": decay}
