@@ -1,32 +1,23 @@
 """Run a model over a data set and score it: streams, windows, sliding windows, flips and scales."""
 
 import warnings
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Sequence
 from itertools import chain
-from typing import Any, Literal, NamedTuple, TypeVar, get_args
+from typing import Literal, get_args
 
-import numpy as np
 import torch
-from torch import Tensor
 
 from vidseg.data.clip import Video, VideoDataset
 from vidseg.flow.estimator import FlowEstimator
-from vidseg.inference.evaluation import Evaluation, Observed, Observer, Progress
-from vidseg.inference.labelled import dataset_conventions, labelled_frames, read_truth
+from vidseg.inference.evaluation import Evaluation, Observer, Progress
+from vidseg.inference.labelled import dataset_conventions, labelled_frames
 from vidseg.inference.motion import Size, open_motion
+from vidseg.inference.passes import run_streams, run_windows
+from vidseg.inference.runner import Precision, Runner, views
 from vidseg.inference.scoring import Scorer
-from vidseg.inference.sliding import SlidingWindow, sliding_name
-from vidseg.inference.stream import now_s
+from vidseg.inference.sliding import sliding_name
 from vidseg.metrics.consistency import Protocol
-from vidseg.segmenter import Memory, Segmentation, VideoSegmenter
-from vidseg.weights import Card
-
-Precision = Literal["fp32", "bf16", "fp16"]
-Item = TypeVar("Item")
-Made = TypeVar("Made")
+from vidseg.segmenter import VideoSegmenter
 
 
 def evaluate(
@@ -109,10 +100,10 @@ def evaluate(
     was_training = model.training
     model.for_inference(device)
     void_to = dataset.ignore if has_void else None
-    runner = _Runner(model, device, precision, sliding, _views(scales, flip), void_to)
+    runner = Runner(model, device, precision, sliding, views(scales, flip), void_to)
     runs = chain(
-        _run_streams(runner, dataset, streamed, wanted, batch_size),
-        _run_windows(runner, dataset, windowed, wanted, batch_size),
+        run_streams(runner, dataset, streamed, wanted, batch_size),
+        run_windows(runner, dataset, windowed, wanted, batch_size),
     )
     done = 0
     try:
@@ -126,9 +117,7 @@ def evaluate(
         model.train(was_training)
     conventions = {
         **dataset_conventions(dataset),
-        "run_as": " and ".join(
-            name for name, some in (("stream", streamed), ("windows", windowed)) if some
-        ),
+        "run_as": _run_as(streamed, windowed),
         "every_frame": every_frame,
         "window_frames": model.window_length,
         "image": sliding_name(sliding),
@@ -142,104 +131,9 @@ def evaluate(
     return scorer.evaluation(conventions, runner.ms_per_frame)
 
 
-class _View(NamedTuple):
-    scale: float
-    flip: bool
-
-
-def _views(scales: Sequence[float], flip: bool) -> tuple[_View, ...]:
-    return tuple(
-        _View(scale, mirrored) for scale in scales for mirrored in ((False, True)[: 1 + flip])
-    )
-
-
-class _Runner:
-    """Frames and one memory per view in, label maps out; measures the network's time."""
-
-    def __init__(
-        self,
-        model: VideoSegmenter,
-        device: torch.device,
-        precision: Precision,
-        sliding: tuple[Size, Size] | None,
-        views: tuple[_View, ...],
-        void_to: int | None,
-    ) -> None:
-        self.card = model.card
-        self.last_class, self.void_to = model.num_classes - 1, void_to
-        self.model = model if sliding is None else SlidingWindow(model, *sliding)
-        self.window_frames = model.window_frames
-        self.device = device
-        self.precision = precision
-        self.views = views
-        self._passes: list[tuple[float, int]] = []
-
-    @property
-    def ms_per_frame(self) -> float | None:
-        """Mean over all passes but the first, which pays for the warm-up."""
-        timed = self._passes[1:] or self._passes
-        frames = sum(count for _, count in timed)
-        return 1e3 * sum(seconds for seconds, _ in timed) / frames if frames else None
-
-    def __call__(
-        self,
-        images: np.ndarray,
-        memories: tuple[Memory | None, ...] | None,
-        sizes: Sequence[Size],
-    ) -> tuple[list[np.ndarray], tuple[Memory | None, ...], float | None]:
-        """Label the last of the frames.
-
-        Args:
-            images: (B, T, H, W, 3) uint8.
-            memories: one per view, or None at the start of a stream.
-            sizes: the (h, w) at which the label maps are wanted, one per stream.
-
-        Returns:
-            B label maps (h, w) uint8, the next memories, and the network's ms per frame, which
-            the first pass has not: it pays for the warm-up.
-        """
-        frames = self.card.normalise(torch.from_numpy(images).to(self.device))
-        outputs, after = [], []
-        begin_s = now_s(self.device)
-        for view, memory in zip(self.views, memories or (None,) * len(self.views), strict=True):
-            with self._autocast():
-                segmentation, memory = self.model(
-                    _transformed(frames, view, self.card), memory, readout="last"
-                )
-            outputs.append(segmentation)
-            after.append(memory)
-        seconds, num_frames = now_s(self.device) - begin_s, images.shape[0] * images.shape[1]
-        ms = 1e3 * seconds / num_frames if self._passes else None
-        self._passes.append((seconds, num_frames))
-        by_size = {size: self._labels(outputs, size) for size in set(sizes)}
-        labels = [by_size[size][row] for row, size in enumerate(sizes)]
-        return labels, tuple(after), ms
-
-    def _labels(self, outputs: list[Segmentation], size: Size) -> np.ndarray:
-        if self.views == (_View(1.0, False),):
-            labels = outputs[0].labels(size)[:, 0]
-        else:
-            total: Any = 0
-            for view, segmentation in zip(self.views, outputs, strict=True):
-                scores = segmentation.resize(size)[:, 0].float().softmax(1)
-                total = total + (scores.flip(-1) if view.flip else scores)
-            labels = total.argmax(1)
-        if self.void_to is not None:
-            labels = labels.masked_fill(labels == self.last_class, self.void_to)
-        return labels.to(torch.uint8).cpu().numpy()
-
-    def _autocast(self) -> AbstractContextManager[Any]:
-        if self.precision == "fp32":
-            return nullcontext()
-        dtype = torch.bfloat16 if self.precision == "bf16" else torch.float16
-        return torch.autocast(self.device.type, dtype=dtype)
-
-
-def _transformed(frames: Tensor, view: _View, card: Card) -> Tensor:
-    """Resize and mirror (B, T, 3, H, W) for one view, to a size that the model takes."""
-    height, width = (max(1, int(side * view.scale + 0.5)) for side in frames.shape[-2:])
-    frames = card.fit(frames, (height, width))
-    return frames.flip(-1) if view.flip else frames
+def _run_as(streamed: Sequence[Video], windowed: Sequence[Video]) -> str:
+    named = (("stream", streamed), ("windows", windowed))
+    return " and ".join(name for name, videos in named if videos)
 
 
 def _device_of(model: VideoSegmenter) -> torch.device:
@@ -250,127 +144,6 @@ def _stream_is_cheaper(
     model: VideoSegmenter, video: Video, wanted: dict[Video, tuple[int, ...]]
 ) -> bool:
     return len(video) <= sum(len(model.window_frames(index)) for index in wanted[video])
-
-
-def _run_streams(
-    runner: _Runner,
-    dataset: VideoDataset,
-    videos: Sequence[Video],
-    wanted: dict[Video, tuple[int, ...]],
-    batch_size: int,
-) -> Iterator[list[Observed]]:
-    """Step through videos in lockstep; one that has ended repeats its last frame, unscored."""
-    for group in _same_size(dataset, videos, batch_size):
-        steps = range(max(len(video) for video in group))
-        # One grid for a video: frames without a truth are labelled at the size of the truth too.
-        sizes = [_grid(dataset, video, wanted[video]) for video in group]
-
-        def read(
-            step: int, group: list[Video] = group
-        ) -> list[tuple[np.ndarray, np.ndarray | None]]:
-            return [
-                _read(dataset, video, min(step, len(video) - 1), wanted[video]) for video in group
-            ]
-
-        memories = None
-        for step, loaded in enumerate(_read_ahead(steps, read, workers=1)):
-            images = np.stack([image for image, _ in loaded])[:, None]
-            at = [s if t is None else _size(t) for s, (_, t) in zip(sizes, loaded, strict=True)]
-            labels, memories, ms = runner(images, memories, at)
-            yield [
-                Observed(video, step, image, label, truth, ms)
-                for video, label, (image, truth) in zip(group, labels, loaded, strict=True)
-                if step < len(video)
-            ]
-
-
-def _run_windows(
-    runner: _Runner,
-    dataset: VideoDataset,
-    videos: Sequence[Video],
-    wanted: dict[Video, tuple[int, ...]],
-    batch_size: int,
-) -> Iterator[list[Observed]]:
-    def read(at: tuple[Video, int]) -> tuple[Video, int, np.ndarray, np.ndarray]:
-        video, index = at
-        image, truth = _read(dataset, video, index, wanted[video])
-        assert truth is not None, "only labelled frames are wanted"
-        past = [dataset.read_frame(video.frames[i]) for i in runner.window_frames(index)[:-1]]
-        return video, index, _stack([*past, image], video), truth
-
-    def run(batch: list[tuple[Video, int, np.ndarray, np.ndarray]]) -> list[Observed]:
-        clips = np.stack([clip for _, _, clip, _ in batch])
-        labels, _, ms = runner(clips, None, [_size(truth) for *_, truth in batch])
-        return [
-            Observed(video, index, clip[-1], label, truth, ms)
-            for label, (video, index, clip, truth) in zip(labels, batch, strict=True)
-        ]
-
-    batch: list[tuple[Video, int, np.ndarray, np.ndarray]] = []
-    places = [(video, index) for video in videos for index in wanted[video]]
-    for window in _read_ahead(places, read):
-        if batch and (len(batch) == batch_size or batch[0][2].shape != window[2].shape):
-            yield run(batch)
-            batch = []
-        batch.append(window)
-    if batch:
-        yield run(batch)
-
-
-def _read(
-    dataset: VideoDataset, video: Video, index: int, wanted: tuple[int, ...]
-) -> tuple[np.ndarray, np.ndarray | None]:
-    image = dataset.read_frame(video.frames[index])
-    return image, read_truth(dataset, video, index) if index in wanted else None
-
-
-def _grid(dataset: VideoDataset, video: Video, wanted: tuple[int, ...]) -> Size:
-    """The size of a video's label maps: of its truth, of its frames where it has none."""
-    if wanted:
-        return _size(read_truth(dataset, video, wanted[0]))
-    return _size(dataset.read_frame(video.frames[0]))
-
-
-def _stack(images: list[np.ndarray], video: Video) -> np.ndarray:
-    if len({image.shape for image in images}) > 1:
-        raise ValueError(f"the frames of {video.name} must have one size, got {_sizes(images)}")
-    return np.stack(images)
-
-
-def _sizes(images: list[np.ndarray]) -> str:
-    return " and ".join(sorted({f"{image.shape[1]}x{image.shape[0]}" for image in images}))
-
-
-def _size(array: np.ndarray) -> Size:
-    return array.shape[0], array.shape[1]
-
-
-def _read_ahead(
-    items: Iterable[Item], read: Callable[[Item], Made], *, workers: int = 2, depth: int = 3
-) -> Iterator[Made]:
-    """Read the next few while the network runs; order is kept, the queue is bounded."""
-    with ThreadPoolExecutor(max_workers=workers) as pool:
-        waiting: deque[Future[Made]] = deque()
-        for item in items:
-            waiting.append(pool.submit(read, item))
-            if len(waiting) > depth:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-
-
-def _same_size(
-    dataset: VideoDataset, videos: Sequence[Video], batch_size: int
-) -> Iterator[list[Video]]:
-    """Groups of at most `batch_size` videos that can run in lockstep."""
-    if batch_size == 1:
-        yield from ([video] for video in videos)
-        return
-    by_size: dict[Size, list[Video]] = {}
-    for video in sorted(videos, key=len):
-        by_size.setdefault(_size(dataset.read_frame(video.frames[0])), []).append(video)
-    for alike in by_size.values():
-        yield from (alike[i : i + batch_size] for i in range(0, len(alike), batch_size))
 
 
 def _check_options(precision: str, batch_size: int, scales: Sequence[float]) -> None:

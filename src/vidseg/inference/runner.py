@@ -1,0 +1,120 @@
+"""A model that labels frames as an evaluation asks: views, precision, sliding windows, time."""
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vidseg.inference.motion import Size
+from vidseg.inference.sliding import SlidingWindow
+from vidseg.inference.stream import now_s
+from vidseg.segmenter import Memory, Segmentation, VideoSegmenter
+from vidseg.weights import Card
+
+Precision = Literal["fp32", "bf16", "fp16"]
+
+
+class View(NamedTuple):
+    """One way to look at a frame: its size as a ratio, and whether it is mirrored."""
+
+    scale: float
+    flip: bool
+
+
+def views(scales: Sequence[float], flip: bool) -> tuple[View, ...]:
+    """Every scale, and its mirror image with `flip`."""
+    return tuple(
+        View(scale, mirrored) for scale in scales for mirrored in ((False, True)[: 1 + flip])
+    )
+
+
+class Runner:
+    """Frames and one memory per view in, label maps out; measures the network's time."""
+
+    def __init__(
+        self,
+        model: VideoSegmenter,
+        device: torch.device,
+        precision: Precision,
+        sliding: tuple[Size, Size] | None,
+        views: tuple[View, ...],
+        void_to: int | None,
+    ) -> None:
+        self.card = model.card
+        self.last_class, self.void_to = model.num_classes - 1, void_to
+        self.model = model if sliding is None else SlidingWindow(model, *sliding)
+        self.window_frames = model.window_frames
+        self.device = device
+        self.precision = precision
+        self.views = views
+        self._passes: list[tuple[float, int]] = []
+
+    @property
+    def ms_per_frame(self) -> float | None:
+        """Mean over all passes but the first, which pays for the warm-up."""
+        timed = self._passes[1:] or self._passes
+        frames = sum(count for _, count in timed)
+        return 1e3 * sum(seconds for seconds, _ in timed) / frames if frames else None
+
+    def __call__(
+        self,
+        images: np.ndarray,
+        memories: tuple[Memory | None, ...] | None,
+        sizes: Sequence[Size],
+    ) -> tuple[list[np.ndarray], tuple[Memory | None, ...], float | None]:
+        """Label the last of the frames.
+
+        Args:
+            images: (B, T, H, W, 3) uint8.
+            memories: one per view, or None at the start of a stream.
+            sizes: the (h, w) at which the label maps are wanted, one per stream.
+
+        Returns:
+            B label maps (h, w) uint8, the next memories, and the network's ms per frame, which
+            the first pass has not: it pays for the warm-up.
+        """
+        frames = self.card.normalise(torch.from_numpy(images).to(self.device))
+        outputs, after = [], []
+        begin_s = now_s(self.device)
+        for view, memory in zip(self.views, memories or (None,) * len(self.views), strict=True):
+            with self._autocast():
+                segmentation, memory = self.model(
+                    _transformed(frames, view, self.card), memory, readout="last"
+                )
+            outputs.append(segmentation)
+            after.append(memory)
+        seconds, num_frames = now_s(self.device) - begin_s, images.shape[0] * images.shape[1]
+        ms = 1e3 * seconds / num_frames if self._passes else None
+        self._passes.append((seconds, num_frames))
+        by_size = {size: self._labels(outputs, size) for size in set(sizes)}
+        labels = [by_size[size][row] for row, size in enumerate(sizes)]
+        return labels, tuple(after), ms
+
+    def _labels(self, outputs: list[Segmentation], size: Size) -> np.ndarray:
+        if self.views == (View(1.0, False),):
+            labels = outputs[0].labels(size)[:, 0]
+        else:
+            total: Any = 0
+            for view, segmentation in zip(self.views, outputs, strict=True):
+                scores = segmentation.resize(size)[:, 0].float().softmax(1)
+                total = total + (scores.flip(-1) if view.flip else scores)
+            labels = total.argmax(1)
+        if self.void_to is not None:
+            labels = labels.masked_fill(labels == self.last_class, self.void_to)
+        return labels.to(torch.uint8).cpu().numpy()
+
+    def _autocast(self) -> AbstractContextManager[Any]:
+        if self.precision == "fp32":
+            return nullcontext()
+        dtype = torch.bfloat16 if self.precision == "bf16" else torch.float16
+        return torch.autocast(self.device.type, dtype=dtype)
+
+
+def _transformed(frames: Tensor, view: View, card: Card) -> Tensor:
+    """Resize and mirror (B, T, 3, H, W) for one view, to a size that the model takes."""
+    height, width = (max(1, int(side * view.scale + 0.5)) for side in frames.shape[-2:])
+    frames = card.fit(frames, (height, width))
+    return frames.flip(-1) if view.flip else frames
