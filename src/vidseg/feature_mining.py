@@ -17,7 +17,7 @@ from vidseg.backbones import build_backbone
 from vidseg.backbones.imagenet import load_imagenet
 from vidseg.backbones.mit import MIT_CARD
 from vidseg.backbones.mit_layouts import OFFICIAL_LICENCE, backbone_of, decoder_of, encoder_of
-from vidseg.classes import CITYSCAPES, ClassSet
+from vidseg.classes import CITYSCAPES, VSPW, ClassSet
 from vidseg.layers.mlp_decoder import MLPDecoder
 from vidseg.layers.resize import resize
 from vidseg.layers.windows import WindowMining, relative_index, rolled_index
@@ -107,7 +107,7 @@ class FeatureMiningSegmenter(VideoSegmenter):
         "b5": {"backbone": "mit_b5", "depth": 4},
         "tiny": {"backbone": "mit_tiny", "channels": 16, "heads": 2, "depth": 1},
     }
-    official_classes: ClassVar[dict[int, ClassSet]] = {19: CITYSCAPES}
+    official_classes: ClassVar[dict[int, ClassSet]] = {19: CITYSCAPES, 124: VSPW}
     memory_type: ClassVar[type[Memory]] = MinedMemory
     card = MIT_CARD
     prefers_channels_last = True

@@ -21,7 +21,7 @@ from vidseg.backbones.mit_layouts import (
     encoder_of,
     layout_of,
 )
-from vidseg.classes import CITYSCAPES, ClassSet
+from vidseg.classes import CITYSCAPES, VSPW, ClassSet
 from vidseg.layers.mlp_decoder import Lateral, MLPDecoder
 from vidseg.segmenter import VideoSegmenter
 from vidseg.weights import load_strictly
@@ -52,7 +52,7 @@ class SegFormer(VideoSegmenter):
         "b5": {"backbone": "mit_b5", "channels": 768},
         "tiny": {"backbone": "mit_tiny", "channels": 16},
     }
-    official_classes: ClassVar[dict[int, ClassSet]] = {19: CITYSCAPES}
+    official_classes: ClassVar[dict[int, ClassSet]] = {19: CITYSCAPES, 124: VSPW}
     card = MIT_CARD
     prefers_channels_last = True
 
