@@ -86,10 +86,16 @@ def map_values(values: np.ndarray, table: np.ndarray, path: Path, num_classes: i
     if wrong:
         raise ValueError(
             f"{path}: label values {wrong} mean nothing among {num_classes} classes "
-            f"(allowed: {np.flatnonzero(table >= 0).tolist()}); were these labels made for "
+            f"(allowed: {_as_ranges(np.flatnonzero(table >= 0))}); were these labels made for "
             "another set of classes, or not yet converted (vidseg data prepare)?"
         )
     return table.astype(np.uint8)[values]
+
+
+def _as_ranges(values: np.ndarray) -> str:
+    """[0, 1, 2, 255] -> "0..2, 255"."""
+    runs = np.split(values, np.flatnonzero(np.diff(values) > 1) + 1)
+    return ", ".join(f"{run[0]}..{run[-1]}" if len(run) > 1 else str(run[0]) for run in runs)
 
 
 def colours_to_indices(image: np.ndarray, colours: Mapping[Colour, int], path: Path) -> np.ndarray:
