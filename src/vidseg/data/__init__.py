@@ -19,7 +19,7 @@ from vidseg.data.transforms import EvalTransform, TrainTransform
 from vidseg.data.windows import drawn, preceding, spaced
 from vidseg.suggest import did_you_mean
 
-KINDS = ("camvid", "cityscapes", "folder", "synthetic")
+KINDS = ("camvid", "cityscapes", "folder", "synthetic", "vspw")
 
 
 def open_dataset(
@@ -28,7 +28,7 @@ def open_dataset(
     """Open a data set.
 
     Args:
-        kind: "camvid", "cityscapes", "folder" or "synthetic".
+        kind: "camvid", "cityscapes", "folder", "synthetic" or "vspw".
         root: its folder; None where it is rendered in memory.
         split: such as "train", "val" or "test".
         **options: of the kind: `protocol` of CamVid, `labels` of Cityscapes, ...; see docs/data.md.
@@ -73,6 +73,10 @@ def _maker(kind: str) -> Callable[..., VideoDataset]:
         from vidseg.data.synthetic import SyntheticDataset
 
         return SyntheticDataset
+    if kind == "vspw":
+        from vidseg.data.vspw import VSPW
+
+        return VSPW
     raise ValueError(f"unknown kind of data set {kind!r}{did_you_mean(kind, KINDS)}")
 
 
