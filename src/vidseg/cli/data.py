@@ -100,6 +100,29 @@ def cityscapes(
     _tell(done, out, "cityscapes")
 
 
+@prepare.command()
+def vspw(
+    raw: Annotated[Path, typer.Option("--raw", help="Folder of train.txt, ..., and data/.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder to make, such as VSPW_480p.")],
+    short_side: Annotated[
+        int, typer.Option("--short-side", help="Of the frames, px; others than 480 are your own.")
+    ] = 480,
+    link: Annotated[
+        bool, typer.Option("--link", help="Link to what needs no change, do not copy.")
+    ] = False,
+) -> None:
+    """Resize VSPW's frames and masks to 480p, mend its known faults, and write its lists anew.
+
+    A second run goes on where the first one stopped; nothing is deleted. What cannot be read is
+    left out and reported (exit code 1).
+    """
+    from vidseg.cli.console import progress
+    from vidseg.data.prepare_vspw import prepare_vspw
+
+    done = prepare_vspw(raw, out, short_side=short_side, link=link, progress=progress)
+    _tell(done, out, "vspw")
+
+
 def _tell(done: Prepared, out: Path, kind: str) -> None:
     from vidseg.cli.console import console, errors
 
@@ -117,7 +140,7 @@ def _tell(done: Prepared, out: Path, kind: str) -> None:
 
 @app.command()
 def check(
-    kind: Annotated[str, typer.Argument(help="camvid, cityscapes or folder.")],
+    kind: Annotated[str, typer.Argument(help="camvid, cityscapes, folder or vspw.")],
     root: Annotated[Path, typer.Argument(help="Folder of the data set.")],
     split: Annotated[
         list[str] | None, typer.Option("--split", help="Only this split (may be repeated).")
@@ -131,7 +154,7 @@ def check(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Write what was found as JSON.")] = False,
 ) -> None:
-    """Read every file; exit code 1 for missing frames, sizes, label values, duplicates."""
+    """Read every file; exit code 1 for missing frames, sizes, label values, duplicates, ..."""
     from vidseg.cli.console import progress, write_json
     from vidseg.cli.convert import parse_options
     from vidseg.data.check import check_dataset
@@ -154,7 +177,7 @@ def check(
 
 @app.command()
 def weights(
-    kind: Annotated[str, typer.Argument(help="camvid, cityscapes or folder.")],
+    kind: Annotated[str, typer.Argument(help="camvid, cityscapes, folder or vspw.")],
     root: Annotated[Path, typer.Argument(help="Folder of the data set.")],
     split: Annotated[str, typer.Option("--split", help="Part to count.")] = "train",
     constant: Annotated[

@@ -3,27 +3,28 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from vidseg.data import open_dataset
+from vidseg.data import open_dataset, vspw
 from vidseg.data.camvid import SPLITS
 from vidseg.data.cityscapes import FRAME_FOLDERS
 from vidseg.data.clip import Video, VideoDataset
 from vidseg.data.files import MissingFilesError
 from vidseg.data.prepare import Progress, silent
+from vidseg.data.threads import in_threads
 from vidseg.suggest import did_you_mean
 
-KINDS_ON_DISK = ("camvid", "cityscapes", "folder")
+KINDS_ON_DISK = ("camvid", "cityscapes", "folder", "vspw")
 # Gaps up to this many usual steps are missing frames; longer ones are cuts between drives.
 _MAX_GAP_STEPS = 3
+# The frames that a clip of CFFM spans: three gaps of three frames.
+_CLIP_SPAN = 10
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,8 @@ class Fault:
 
     Attributes:
         kind: "open", "missing file", "missing frame", "frame" (unreadable), "label" (unreadable, or
-            values that are no class), "size" or "duplicate".
+            values that are no class), "size", "duplicate", and of VSPW "list" (its lists of videos)
+            and "short" (a video).
         path: the file (for a missing frame, the file that comes next).
         message: what is wrong with it.
     """
@@ -80,7 +82,8 @@ def check_dataset(
     Looked for: splits that cannot be opened, missing frames (gaps of up to three usual steps, and
     frames that a window of `memory_frames` before a label would need), unreadable files, sizes
     that differ within a video or between a frame and its label, label values that are no class,
-    and frames with the same content (in all splits together).
+    and frames with the same content (in all splits together). Of VSPW also: lists that lack or
+    repeat videos, short videos, frames without a mask, and masks of nothing but void.
 
     Args:
         kind: as for `open_dataset`.
@@ -99,24 +102,73 @@ def check_dataset(
     root = Path(root)
     result = Check()
     seen: dict[bytes, Path] = {}
-    for split in splits or find_splits(kind, root):
-        try:
-            dataset = open_dataset(kind, root, split, **_lenient(kind), **options)
-        except MissingFilesError as error:
-            result.faults += [Fault("missing file", path, str(error)) for path in error.files]
-            continue
-        except (ValueError, OSError) as error:
-            result.faults.append(Fault("open", root / split, str(error)))
+    is_vspw = kind == "vspw"
+    splits = splits or find_splits(kind, root)
+    if is_vspw:
+        result.faults += [Fault("list", *found) for found in vspw.list_faults(root)]
+    for split in splits:
+        dataset = _open(kind, root, split, result, options)
+        if dataset is None:
             continue
         for video in dataset.videos:
             result.faults += find_missing(video, memory_frames)
-        _check_files(dataset, split, result, seen, progress)
+            result.faults += _find_short(video) if is_vspw else ()
+        if is_vspw and dataset.num_labelled:
+            result.faults += _find_unlabelled(dataset)
+        _check_files(dataset, split, result, seen, progress, void_is_fault=is_vspw)
     return result
 
 
-def _lenient(kind: str) -> dict[str, Any]:
+def _open(
+    kind: str, root: Path, split: str, result: Check, options: dict[str, Any]
+) -> VideoDataset | None:
     # Cityscapes cuts videos at any missing frame; here small gaps are to be seen.
-    return {"max_step": _MAX_GAP_STEPS} if kind == "cityscapes" else {}
+    lenient = {"max_step": _MAX_GAP_STEPS} if kind == "cityscapes" else {}
+    try:
+        return open_dataset(kind, root, split, **lenient, **options)
+    except (ValueError, OSError) as error:
+        dataset = _open_sound(root, split, result, **options) if kind == "vspw" else None
+        if dataset is None:
+            result.faults += _why_not_open(error, root / split)
+        return dataset
+
+
+def _open_sound(
+    root: Path, split: str, result: Check, videos: Sequence[str] | None = None
+) -> VideoDataset | None:
+    """The videos of a split of VSPW that can be opened; what ails the others is noted."""
+    path = root / f"{split}.txt"
+    listed = vspw.names_in(path) if path.is_file() else []
+    sound, faults = [], []
+    for name in dict.fromkeys(listed):
+        if videos is None or name in videos:
+            try:
+                sound.append(vspw.read_video(root, name))
+            except (ValueError, OSError) as error:
+                faults += _why_not_open(error, root / "data" / name)
+    if not sound:
+        return None
+    result.faults += faults
+    return VideoDataset(f"vspw/{split}", sound, *vspw.CLASSES, label_table=vspw.label_table())
+
+
+def _why_not_open(error: Exception, place: Path) -> list[Fault]:
+    if isinstance(error, MissingFilesError):
+        return [Fault("missing file", path, str(error)) for path in error.files]
+    return [Fault("open", place, str(error))]
+
+
+def _find_short(video: Video) -> Iterator[Fault]:
+    if len(video) < _CLIP_SPAN:
+        message = f"{len(video)} frames; a clip of CFFM's training spans {_CLIP_SPAN}"
+        yield Fault("short", video.frames[0].parent.parent, message)
+
+
+def _find_unlabelled(dataset: VideoDataset) -> Iterator[Fault]:
+    for video in dataset.videos:
+        for frame, label in zip(video.frames, video.labels, strict=True):
+            if label is None:
+                yield Fault("missing file", frame, f"has no mask, as others of {dataset.name} have")
 
 
 def find_splits(kind: str, root: Path) -> list[str]:
@@ -127,7 +179,9 @@ def find_splits(kind: str, root: Path) -> list[str]:
     """
     if not root.is_dir():
         raise FileNotFoundError(f"{root}, the folder of the data set {kind!r}, does not exist")
-    if kind == "camvid":
+    if kind == "vspw":
+        names = list(vspw.lists_of(root))
+    elif kind == "camvid":
         names = [
             split
             for split in SPLITS
@@ -167,6 +221,8 @@ def _check_files(
     result: Check,
     seen: dict[bytes, Path],
     progress: Progress,
+    *,
+    void_is_fault: bool,
 ) -> None:
     sizes: Counter[tuple[int, int]] = Counter()
     counts = np.zeros(256, np.int64)
@@ -188,6 +244,8 @@ def _check_files(
                     result.faults.append(Fault("size", label_path, message))
                 if label.counts is not None:
                     counts += label.counts
+                    if void_is_fault and label.counts.sum() == label.counts[dataset.ignore]:
+                        result.faults.append(Fault("label", label_path, "is void throughout"))
     total = max(int(counts.sum()), 1)
     shares = {name: int(counts[i]) / total for i, name in enumerate(dataset.classes)}
     result.splits[split] = {
@@ -225,10 +283,7 @@ def _read(
         frame = _look(dataset.read_frame, path, is_label=False)
         return path, frame, label, label and _look(dataset.read_label, label, is_label=True)
 
-    workers = min(os.cpu_count() or 1, 8)
-    with ThreadPoolExecutor(workers) as pool:
-        for start in range(0, len(video), 8 * workers):
-            yield from pool.map(read_both, range(start, min(start + 8 * workers, len(video))))
+    yield from in_threads(read_both, range(len(video)))
 
 
 def _look(read: Callable[[Path], np.ndarray], path: Path, *, is_label: bool) -> _Seen:

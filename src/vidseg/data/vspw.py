@@ -96,6 +96,23 @@ def names_in(path: Path) -> list[str]:
     return [line.strip() for line in lines if line.strip()]
 
 
+def list_faults(root: Path) -> list[tuple[Path, str]]:
+    """What is wrong with the lists of videos, each with its file or folder."""
+    found = []
+    where: dict[str, Path] = {}
+    for path in lists_of(root).values():
+        if not path.read_bytes().endswith(b"\n"):
+            message = "has no newline at its end; the authors' code cuts its last character off"
+            found.append((path, message))
+        for name in names_in(path):
+            if name in where:
+                found.append((path, f"names {name}, which {where[name].name} names already"))
+            where.setdefault(name, path)
+    folders = sorted((root / "data").glob("*/"))
+    found += [(path, "is in no list of videos") for path in folders if path.name not in where]
+    return found
+
+
 def read_video(root: Path, name: str) -> Video:
     """Index the frames and masks of a video.
 
