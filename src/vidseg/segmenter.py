@@ -136,6 +136,8 @@ class VideoSegmenter(nn.Module):
             normalisation sees one time index at a time (TMANet's authors); the default encodes
             the clip as one batch.
         prefers_channels_last: on a CPU its convolutions are faster in this memory layout.
+        needs_clip_labels: its auxiliary output "frames" has logits of every frame of the chunk by
+            itself, and training compares them with each frame's own labels.
         host_parts: names of the modules that an image network brought, where the method was put
             into one; a second stage of training keeps them as they are.
         card: what it takes to use the model: classes, colours, normalisation, licence.
@@ -149,6 +151,7 @@ class VideoSegmenter(nn.Module):
     align_corners: bool = False
     frame_statistics: bool = False
     prefers_channels_last: bool = False
+    needs_clip_labels: ClassVar[bool] = False
     memory_type: ClassVar[type[Memory]] = Memory
     host_parts: tuple[str, ...] = ()
     card: Card = Card()

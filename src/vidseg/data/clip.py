@@ -9,7 +9,7 @@ from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
 from statistics import median_low
-from typing import TypedDict
+from typing import NotRequired, TypedDict
 
 import numpy as np
 import torch
@@ -30,6 +30,8 @@ class Sample(TypedDict):
     frames: Tensor
     labels: Tensor
     name: str
+    clip_labels: NotRequired[Tensor]
+    labelled: NotRequired[Tensor]
 
 
 @dataclass(frozen=True)
@@ -347,6 +349,7 @@ class ClipDataset(torch.utils.data.Dataset[Sample]):
         seed: int = 0,
         *,
         shuffle: bool = False,
+        clip_labels: bool = False,
     ) -> None:
         """Index snippets.
 
@@ -356,6 +359,7 @@ class ClipDataset(torch.utils.data.Dataset[Sample]):
             transform: `TrainTransform`, `EvalTransform` or alike.
             seed: of order and augmentation; 0 or more.
             shuffle: another order in each epoch, else the order of `snippets`.
+            clip_labels: also give the labels of the frames before the last one.
 
         Raises:
             ValueError: no snippets, or a negative seed.
@@ -369,6 +373,7 @@ class ClipDataset(torch.utils.data.Dataset[Sample]):
         self.transform = transform
         self.seed = seed
         self.shuffle = shuffle
+        self.clip_labels = clip_labels
 
     def __len__(self) -> int:
         return len(self.snippets)
@@ -392,22 +397,42 @@ class ClipDataset(torch.utils.data.Dataset[Sample]):
             number: global sample number, 0 or more, without upper limit.
 
         Returns:
-            frames (T, 3, H, W) float32, labels (H, W) int64, name.
+            frames (T, 3, H, W) float32, labels (H, W) int64 of the last one, name; if asked for,
+            clip_labels (T, H, W) int64 of all frames, and labelled (T,) bool, which of them have
+            any: the others are ignored everywhere.
 
         Raises:
             ValueError: a file is damaged, or sizes differ within the snippet.
         """
         snippet = self.snippet(number)
         images = self._read(snippet)
-        labels = self.dataset.read_label(snippet.label)
-        if labels.shape != images[-1].shape[:2]:
-            raise ValueError(
-                f"{snippet.label} is {_size(labels)}, but its frame {snippet.frames[-1]} is "
-                f"{_size(images[-1])}; labels and frames must have one size"
-            )
         rng = np.random.default_rng([self.seed, number])
-        frames, target = self.transform(images, labels, rng)
-        return {"frames": frames, "labels": target, "name": snippet.name}
+        if not self.clip_labels:
+            labels = self._read_labels(snippet, snippet.label_index, images[-1])
+            frames, target = self.transform(images, labels, rng)
+            return {"frames": frames, "labels": target, "name": snippet.name}
+        indices = snippet.frame_indices
+        maps = {i: self._read_labels(snippet, i, images[-1]) for i in dict.fromkeys(indices)}
+        frames, targets = self.transform(images, np.stack([maps[i] for i in indices]), rng)
+        return {
+            "frames": frames,
+            "labels": targets[-1],
+            "clip_labels": targets,
+            "labelled": torch.tensor([snippet.video.labels[i] is not None for i in indices]),
+            "name": snippet.name,
+        }
+
+    def _read_labels(self, snippet: Snippet, index: int, image: np.ndarray) -> np.ndarray:
+        file = snippet.video.labels[index]
+        if file is None:
+            return np.full(image.shape[:2], IGNORE, np.uint8)
+        labels = self.dataset.read_label(file)
+        if labels.shape != image.shape[:2]:
+            raise ValueError(
+                f"{file} is {_size(labels)}, but its frame {snippet.video.frames[index]} is "
+                f"{_size(image)}; labels and frames must have one size"
+            )
+        return labels
 
     def _read(self, snippet: Snippet) -> list[np.ndarray]:
         images = {path: self.dataset.read_frame(path) for path in dict.fromkeys(snippet.frames)}

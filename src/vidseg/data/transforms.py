@@ -187,11 +187,12 @@ class TrainTransform:
 
         Args:
             frames: (H, W, 3) uint8 RGB each, oldest first.
-            label: (H, W) uint8 of the last frame.
+            label: (H, W) uint8 of the last frame, or (T, H, W) of all frames; where to crop is
+                decided by the last one's alone.
             rng: the only source of randomness.
 
         Returns:
-            frames (T, 3, *crop) float32, labels (*crop) int64.
+            frames (T, 3, *crop) float32; labels (*crop) or (T, *crop) int64.
 
         Raises:
             ValueError: frames and label differ in size, or are not uint8.
@@ -204,18 +205,19 @@ class TrainTransform:
     ) -> tuple[torch.Tensor, torch.Tensor, Placement]:
         """As calling it, and where the crop lies in the frames."""
         check_clip(frames, label)
-        frames, label, matrix = self._resize(frames, label, rng)
-        frames, label, turn = self._rotate(frames, label, rng)
+        labels: Sequence[np.ndarray] = label.reshape(-1, *label.shape[-2:])
+        frames, labels, matrix = self._resize(frames, labels, rng)
+        frames, labels, turn = self._rotate(frames, labels, rng)
         if self.blur and rng.random() < self.blur:
             blur = opencv().GaussianBlur
             frames = [blur(frame, (BLUR_PX, BLUR_PX), 0) for frame in frames]
-        frames, label, step = self._translate(frames, label, rng)
-        rows, columns = self._crop(label, rng)
-        frames, label = [frame[rows, columns] for frame in frames], label[rows, columns]
+        frames, labels, step = self._translate(frames, labels, rng)
+        rows, columns = self._crop(labels[-1], rng)
+        frames, labels = ([part[rows, columns] for part in parts] for parts in (frames, labels))
         matrix = matrix @ turn @ step @ shift(columns.start, rows.start)
-        height, width = label.shape
+        height, width = labels[-1].shape
         if rng.random() < self.flip:
-            frames, label = [frame[:, ::-1] for frame in frames], label[:, ::-1]
+            frames, labels = ([part[:, ::-1] for part in parts] for parts in (frames, labels))
             matrix = matrix @ mirror(width)
         if self.photometric == "clip":
             noise = Photometric.draw(rng)
@@ -229,50 +231,51 @@ class TrainTransform:
         inside = slice(top, top + height), slice(left, left + width)
         clip = torch.zeros(len(frames), 3, *self.crop)
         clip[:, :, *inside] = normalise(frames, self.mean, self.std)
-        target = torch.full(self.crop, IGNORE, dtype=torch.int64)
-        target[inside] = torch.from_numpy(label.astype(np.int64))
-        return clip, target, Placement(matrix @ shift(-left, -top), self.crop)
+        target = torch.full((len(labels), *self.crop), IGNORE, dtype=torch.int64)
+        target[:, *inside] = torch.from_numpy(np.stack(labels).astype(np.int64))
+        placement = Placement(matrix @ shift(-left, -top), self.crop)
+        return clip, target.reshape(*label.shape[:-2], *self.crop), placement
 
     def _resize(
-        self, frames: Sequence[np.ndarray], label: np.ndarray, rng: np.random.Generator
-    ) -> tuple[list[np.ndarray], np.ndarray, np.ndarray]:
+        self, frames: Sequence[np.ndarray], labels: Sequence[np.ndarray], rng: np.random.Generator
+    ) -> tuple[list[np.ndarray], list[np.ndarray], np.ndarray]:
         ratio = rng.uniform(*self.scale)
-        width, height = self.base_size or label.shape[::-1]
+        before = labels[-1].shape[0], labels[-1].shape[1]
+        width, height = self.base_size or before[::-1]
         # A ratio that leaves less than a pixel still leaves a pixel.
         box = max(int(height * ratio), 1), max(int(width * ratio), 1)
-        before = label.shape[0], label.shape[1]
         size = size_within(before, box)
         resized = [resize_image(frame, size) for frame in frames]
-        return resized, resize_labels(label, size), scaling(before, size)
+        return resized, [resize_labels(label, size) for label in labels], scaling(before, size)
 
     def _rotate(
-        self, frames: Sequence[np.ndarray], label: np.ndarray, rng: np.random.Generator
-    ) -> tuple[Sequence[np.ndarray], np.ndarray, np.ndarray]:
+        self, frames: Sequence[np.ndarray], labels: Sequence[np.ndarray], rng: np.random.Generator
+    ) -> tuple[Sequence[np.ndarray], Sequence[np.ndarray], np.ndarray]:
         if not self.rotation or rng.random() >= 0.5:
-            return frames, label, np.eye(3)
+            return frames, labels, np.eye(3)
         cv2 = opencv()
-        height, width = label.shape
+        height, width = labels[-1].shape
         angle = rng.uniform(-self.rotation, self.rotation)
         turn = cv2.getRotationMatrix2D((width / 2, height / 2), angle, 1)
         mean = tuple(round(value) for value in self.mean)
-        turned = [
-            cv2.warpAffine(frame, turn, (width, height), flags=cv2.INTER_LINEAR, borderValue=mean)
-            for frame in frames
-        ]
-        label = cv2.warpAffine(
-            label, turn, (width, height), flags=cv2.INTER_NEAREST, borderValue=IGNORE
-        )
-        return turned, label, np.linalg.inv(np.vstack([turn, [0, 0, 1]]))
+
+        def turned(image: np.ndarray, flags: int, fill: int | tuple[int, ...]) -> np.ndarray:
+            return cv2.warpAffine(image, turn, (width, height), flags=flags, borderValue=fill)
+
+        frames = [turned(frame, cv2.INTER_LINEAR, mean) for frame in frames]
+        labels = [turned(label, cv2.INTER_NEAREST, IGNORE) for label in labels]
+        return frames, labels, np.linalg.inv(np.vstack([turn, [0, 0, 1]]))
 
     def _translate(
-        self, frames: Sequence[np.ndarray], label: np.ndarray, rng: np.random.Generator
-    ) -> tuple[Sequence[np.ndarray], np.ndarray, np.ndarray]:
+        self, frames: Sequence[np.ndarray], labels: Sequence[np.ndarray], rng: np.random.Generator
+    ) -> tuple[Sequence[np.ndarray], Sequence[np.ndarray], np.ndarray]:
         if not self.translate_px:
-            return frames, label, np.eye(3)
+            return frames, labels, np.eye(3)
         right, down = rng.integers(-self.translate_px, self.translate_px + 1, 2).tolist()
         mean = tuple(round(value) for value in self.mean)
-        moved = [_moved(frame, right, down, mean) for frame in frames]
-        return moved, _moved(label, right, down, IGNORE), shift(-right, -down)
+        frames = [_moved(frame, right, down, mean) for frame in frames]
+        labels = [_moved(label, right, down, IGNORE) for label in labels]
+        return frames, labels, shift(-right, -down)
 
     def _crop(self, label: np.ndarray, rng: np.random.Generator) -> tuple[slice, slice]:
         spans = self._draw_crop(label, rng)
@@ -324,11 +327,11 @@ class EvalTransform:
 
         Args:
             frames: (H, W, 3) uint8 RGB each, oldest first.
-            label: (H, W) uint8 of the last frame.
+            label: (H, W) uint8 of the last frame, or (T, H, W) of all.
             rng: unused.
 
         Returns:
-            frames (T, 3, h, w) float32, labels (H, W) int64.
+            frames (T, 3, h, w) float32, labels of the shape that they came in, int64.
 
         Raises:
             ValueError: frames and label differ in size, or are not uint8.
@@ -365,7 +368,7 @@ def normalise(frames: Sequence[np.ndarray], mean: RGB, std: RGB) -> torch.Tensor
 
 
 def check_clip(frames: Sequence[np.ndarray], label: np.ndarray) -> None:
-    """ValueError unless all frames are uint8 RGB of one size, and the label's size is theirs."""
+    """ValueError unless all frames are uint8 RGB of one size, and labels are of theirs."""
     if not frames:
         raise ValueError("a clip needs at least one frame, got none")
     for frame in frames:
@@ -374,8 +377,9 @@ def check_clip(frames: Sequence[np.ndarray], label: np.ndarray) -> None:
     sizes = {frame.shape[:2] for frame in frames}
     if len(sizes) > 1:
         raise ValueError(f"the frames of a clip must have one size, got {sorted(sizes)}")
-    if label.dtype != np.uint8 or label.shape not in sizes:
+    size = sizes.pop()
+    if label.dtype != np.uint8 or label.shape not in (size, (len(frames), *size)):
         raise ValueError(
-            f"label must be (H, W) uint8 like its frame {sizes.pop()}, "
-            f"got {label.shape} {label.dtype}"
+            f"label must be (H, W) uint8 like its frame {size}, or such a map for each of the "
+            f"{len(frames)} frames, got {label.shape} {label.dtype}"
         )

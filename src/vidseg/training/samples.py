@@ -124,7 +124,14 @@ def training_samples(
     if near is not None and near.video is None:
         return _pairs(dataset, transform, near, config, teacher, labelled=True)
     chosen = training_snippets(dataset, data, model, config.seed)
-    clips = ClipDataset(dataset, chosen, transform, config.seed, shuffle=True)
+    clips = ClipDataset(
+        dataset,
+        chosen,
+        transform,
+        config.seed,
+        shuffle=True,
+        clip_labels=model.needs_clip_labels,
+    )
     if near is None or near.video is None:
         return clips
     video = open_source(near.video)

@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -53,20 +54,21 @@ class TrainingStep(nn.Module):
         """Losses of a batch of windows.
 
         Args:
-            batch: "frames" (B, T, 3, H, W), normalised; "labels" (B, H, W) of the last frames; and
-                for temporal and distillation terms what `MotionTerms` wants.
+            batch: "frames" (B, T, 3, H, W), normalised; "labels" (B, H, W) of the last frames;
+                "clip_labels" (B, T, H, W) and "labelled" (B, T) where the model's
+                `needs_clip_labels` says so; and for temporal and distillation terms what
+                `MotionTerms` wants.
 
         Returns:
             "loss", the weighted sum, and its terms as they are: "main", one for each auxiliary
-            head, and those of `MotionTerms`.
+            head, "frames" for all frames by themselves, and those of `MotionTerms`.
         """
         segmentation = self._run(batch["frames"])
-        heads = {k: v for k, v in segmentation.aux.items() if k != "feature"}
-        terms = {"main": self._supervise(segmentation.logits, segmentation, batch, is_main=True)}
-        total = terms["main"]
-        for name, logits in heads.items():
-            terms[name] = self._supervise(logits, segmentation, batch, is_main=False)
-            total = total + self.loss.aux_weight * terms[name]
+        terms: dict[str, Tensor] = {}
+        total = segmentation.logits.new_zeros((), dtype=torch.float32)
+        for name, logits, labels, weight in self._heads(segmentation, batch):
+            terms[name] = self._supervise(name, logits, labels, segmentation.align_corners)
+            total = total + weight * terms[name]
         if self.motion is not None:
             # Another video's frames must not leave their statistics to the labelled ones.
             is_elsewhere = "anchors" in batch
@@ -94,16 +96,24 @@ class TrainingStep(nn.Module):
     def _run(self, frames: Tensor) -> Segmentation:
         return self.model(frames, readout="last")[0]
 
-    def _supervise(
-        self, logits: Tensor, like: Segmentation, batch: dict[str, Tensor], *, is_main: bool
-    ) -> Tensor:
-        logits, labels = logits[:, -1].float(), batch["labels"]
-        options: dict[str, Any] = {
-            "align_corners": like.align_corners,
-            "weight": self.class_weights,
-        }
+    def _heads(
+        self, segmentation: Segmentation, batch: dict[str, Tensor]
+    ) -> Iterator[tuple[str, Tensor, Tensor, float]]:
+        """Name, logits, labels and weight of each head."""
+        yield "main", segmentation.logits[:, -1], batch["labels"], 1.0
+        for name, logits in segmentation.aux.items():
+            if name == "frames" and self.model.needs_clip_labels:
+                has_labels = batch["labelled"]
+                labels = batch["clip_labels"][has_labels]
+                yield name, logits[has_labels], labels, self.loss.frame_weight
+            elif name != "feature":
+                yield name, logits[:, -1], batch["labels"], self.loss.aux_weight
+
+    def _supervise(self, name: str, logits: Tensor, labels: Tensor, align_corners: bool) -> Tensor:
+        logits = logits.float()
+        options: dict[str, Any] = {"align_corners": align_corners, "weight": self.class_weights}
         ohem = self.loss.ohem
-        if ohem is not None and (is_main or ohem.auxiliary):
+        if ohem is not None and (name == "main" or ohem.auxiliary):
             return ohem_cross_entropy(
                 logits, labels, threshold=ohem.threshold, min_kept=ohem.min_kept, **options
             )

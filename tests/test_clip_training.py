@@ -1,0 +1,180 @@
+"""Training on clips: labels of every frame, CFFM's loss, which clips a run draws."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from vidseg.data import ClipDataset, EvalTransform, TrainTransform, VideoDataset, snippets
+from vidseg.data.clip import Video
+from vidseg.losses import clip_cross_entropy, cross_entropy
+from vidseg.training.folder import read_metrics
+from vidseg.training.loop import train
+from vidseg.training.recipe import override, validate
+from vidseg.training.samples import open_source, training_samples
+from vidseg.training.step import TrainingStep, build_model
+
+VALUES = {
+    "name": "tiny",
+    "model": {"name": "cffm_tiny", "options": {"gap_frames": 1, "dropout": 0.0, "drop_path": 0.0}},
+    "data": {
+        "kind": "synthetic",
+        "options": {"num_videos": 2, "num_frames": 5, "size": [48, 64]},
+        "crop": [32, 48],
+        "scale": [1.0, 1.0],
+    },
+    "validation": {"every": 0},
+    "optimiser": {"kind": "adamw", "lr": 1e-3},
+    "iterations": 2,
+    "batch_size": 2,
+    "workers": 0,
+    "log_every": 1,
+    "trackers": [],
+}
+
+
+def config_with(*overrides: str):
+    return validate(override(VALUES, overrides))
+
+
+def step_and_batch(*overrides: str, size: int = 2) -> tuple[TrainingStep, dict[str, Tensor]]:
+    config = config_with(*overrides)
+    dataset = open_source(config.data)
+    model = build_model(config, dataset)
+    samples = training_samples(dataset, config, model)
+    batch = torch.utils.data.default_collate([samples[n] for n in range(size)])
+    return TrainingStep(model, config.loss), {k: v for k, v in batch.items() if k != "name"}
+
+
+# --- labels of every frame ------------------------------------------------------------------------
+
+
+def painted(length: int = 4) -> tuple[list[np.ndarray], np.ndarray]:
+    """Frames whose red channel is their own label map."""
+    rng = np.random.default_rng(0)
+    maps = rng.integers(0, 3, (length, 6, 9), dtype=np.uint8).repeat(5, 1).repeat(5, 2)
+    return [np.stack([m * 60] * 3, 2) for m in maps], maps
+
+
+GEOMETRY = {
+    "crop": (24, 60), "scale": (0.7, 1.3), "rotation": 10, "translate_px": 4,
+    "padding": "centre", "mean": (0, 0, 0), "std": (60, 60, 60), "photometric": "none",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_the_labels_of_all_frames_take_the_draw_of_the_last_ones(seed: int) -> None:
+    frames, maps = painted()
+    transform = TrainTransform(**GEOMETRY, max_class_share=0.5)
+    clip, labels = transform(frames, maps, np.random.default_rng(seed))
+    alone_clip, alone = transform(frames, maps[-1], np.random.default_rng(seed))
+    assert labels.shape == (4, 24, 60)
+    assert labels.dtype == torch.int64
+    assert torch.equal(labels[-1], alone)
+    assert torch.equal(clip, alone_clip)
+    for k in range(3):  # each frame's map as if it were the target, without redraws of the crop
+        every_crop = TrainTransform(**GEOMETRY, max_class_share=1.0)
+        whole = every_crop(frames, maps, np.random.default_rng(seed))[1]
+        own = every_crop(frames, maps[k], np.random.default_rng(seed))[1]
+        assert torch.equal(whole[k], own)
+    # Nearest and bilinear resampling agree in the middle of the blocks.
+    agree = (clip[:, 0].round() == labels)[labels != 255]
+    assert agree.float().mean() > 0.75
+
+
+def test_a_sample_without_clip_labels_stays_as_it_was() -> None:
+    config = config_with("model={name: tmanet_tiny}")
+    dataset = open_source(config.data)
+    sample = training_samples(dataset, config, build_model(config, dataset))[0]
+    assert set(sample) == {"frames", "labels", "name"}
+
+
+def half_labelled(dataset: VideoDataset) -> VideoDataset:
+    """The same frames, every second one of them without labels, from the second on."""
+    videos = [
+        Video(
+            video.name,
+            video.frames,
+            tuple(None if i % 2 else label for i, label in enumerate(video.labels)),
+            video.numbers,
+            video.rate_hz,
+        )
+        for video in dataset.videos
+    ]
+    dataset.videos = tuple(videos)
+    return dataset
+
+
+def test_frames_without_labels_are_ignored_everywhere() -> None:
+    dataset = half_labelled(open_source(config_with().data))
+    index = snippets(dataset, lambda t: (t - 3, t - 2, t - 1, t) if t > 2 else ())
+    clips = ClipDataset(dataset, index, EvalTransform(), clip_labels=True)
+    sample = clips[0]
+    assert index[0].frame_indices == (1, 2, 3, 4)
+    assert sample["labelled"].tolist() == [False, True, False, True]
+    for k, labels in enumerate(sample["clip_labels"]):
+        file = dataset.videos[0].labels[k + 1]
+        expected = np.full((48, 64), 255) if file is None else dataset.read_label(file)
+        np.testing.assert_array_equal(labels.numpy(), expected)
+    assert torch.equal(sample["clip_labels"][-1], sample["labels"])
+
+
+# --- the loss of CFFM -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("average", ["all", "valid"])
+@pytest.mark.parametrize("weights", ["null", "[1, 2, 3, 4, 5, 6, 1, 1, 1, 1, 0.5]"])
+def test_all_frames_of_a_clip_are_supervised(average, weights) -> None:
+    step, batch = step_and_batch(
+        f"loss={{average: {average}, frame_weight: 0.25, class_weights: {weights}}}"
+    )
+    batch["clip_labels"][:, 1, :9] = 255
+    found = step.train()(batch)
+    segmentation, _ = step.model(batch["frames"], readout="last")
+    assert segmentation.aux["frames"].shape[:2] == (2, 4)
+    expected = clip_cross_entropy(
+        segmentation.logits[:, 0],
+        segmentation.aux["frames"],
+        batch["clip_labels"],
+        align_corners=False,
+        frame_weight=0.25,
+        average=average,
+        weight=step.class_weights,
+    )
+    torch.testing.assert_close(found["loss"], expected)
+    torch.testing.assert_close(found["loss"], found["main"] + 0.25 * found["frames"])
+    found["loss"].backward()
+    assert all(p.grad is not None for p in step.model.parameters())
+
+
+@pytest.mark.parametrize("average", ["all", "valid"])
+def test_where_only_the_target_is_labelled_it_alone_counts(average) -> None:
+    """The authors' head for Cityscapes: CE(P) + 0.5 CE(S of the target)."""
+    step, batch = step_and_batch(f"loss.average={average}")
+    batch["clip_labels"][:, :3] = 255
+    batch["labelled"][:, :3] = False
+    found = step.train()(batch)
+    segmentation, _ = step.model(batch["frames"], readout="last")
+    alone = cross_entropy(
+        segmentation.aux["frames"][:, -1], batch["labels"], align_corners=False, average=average
+    )
+    torch.testing.assert_close(found["frames"], alone)
+    torch.testing.assert_close(found["loss"], found["main"] + 0.5 * alone)
+
+
+def test_a_clip_run_resumes_bit_for_bit(tmp_path: Path) -> None:
+    run = ("schedule.power=0", "checkpoint.every=1", "accumulate=2", "precision=bf16")
+    straight = train(config_with(*run), tmp_path / "straight")
+    train(config_with(*run, "iterations=1"), tmp_path / "parts")
+    parts = train(config_with(*run), tmp_path / "parts", resume=True)
+    for name, value in straight.model.state_dict().items():
+        assert torch.equal(parts.model.state_dict()[name], value), name
+    records = read_metrics(tmp_path / "straight")
+    for record in records:
+        total = record["main"] + 0.5 * record["frames"]
+        assert record["loss"] == pytest.approx(total, rel=1e-5)
+    assert straight.model.card.trained_on.endswith("4 labelled frames")
