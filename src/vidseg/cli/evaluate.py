@@ -144,6 +144,15 @@ def evaluate(
             "--scales", help="Average over sizes of the frame: 0.75,1,1.25.", rich_help_panel=HOW
         ),
     ] = "1",
+    context: Annotated[
+        Path | None,
+        typer.Option(
+            "--context",
+            help="CFFM++: prototypes on file, VIDEO.safetensors or VIDEO/centers.pt in this "
+            "folder; else found in a first pass.",
+            rich_help_panel=HOW,
+        ),
+    ] = None,
     batch: Annotated[
         int, typer.Option("--batch", help="Windows or streams per pass.", rich_help_panel=HOW)
     ] = 1,
@@ -190,7 +199,9 @@ def evaluate(
     else:
         _refuse({"--labels": labels}, "for a --video; a data set has its own")
     if predictions is not None:
-        _refuse(ran, "for a MODEL; saved label maps are scored as they are")
+        _refuse(
+            {**ran, "--context": context}, "for a MODEL; saved label maps are scored as they are"
+        )
     from vidseg.cli.console import write_json
     from vidseg.cli.devices import find_device
     from vidseg.cli.scores import show_scores
@@ -204,6 +215,7 @@ def evaluate(
     }
     if predictions is None:
         settings |= {"device": find_device(device), "sliding": _sliding(sliding)}
+        settings["context"] = context
     if out is not None:
         _check_writable(out)  # fails now rather than after the whole run
     if videos:

@@ -1,47 +1,80 @@
-"""The first pass over a video, for methods that must know the whole of it."""
+"""What a model knows of a whole video: found in a first pass over it, or on file."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
 
+from vidseg.data.clip import Video, VideoDataset
+from vidseg.inference.video import read_video
+from vidseg.layers.prototypes import Prototypes
 from vidseg.segmenter import VideoSegmenter
+
+See = Callable[[Tensor], Tensor]
+"""Brings normalised frames (..., 3, H, W) to the size at which the model sees them."""
 
 
 def find_context(
-    model: VideoSegmenter,
-    num_frames: int,
-    read: Callable[[tuple[int, ...]], Iterable[np.ndarray]],
-    *,
-    size: tuple[int, int] | None = None,
-    name: str = "",
+    model: VideoSegmenter, images: np.ndarray, *, see: See | None = None, name: str = ""
 ) -> Any:
     """Look at the frames of a video that the model's context is made of.
 
     Args:
         model: in evaluation mode, not `causal`.
-        num_frames: of the video.
-        read: gives the images (H, W, 3) uint8 of these frames, whose numbers rise and may repeat.
+        images: (T, H, W, 3) uint8, the model's `context_frames`.
+        see: how the model sees them; at their own size, or the next that it takes, by default.
+        name: of the video, to be kept with the context.
+
+    Returns:
+        What `forward` takes as `context`.
+    """
+    first = next(model.parameters(), None)
+    device = torch.device("cpu") if first is None else first.device
+    with torch.no_grad():
+        frames = model.card.normalise(torch.from_numpy(images).to(device))
+        return model.summarize((see or model.card.fit)(frames)[None], name=name)
+
+
+def find_context_of_file(
+    model: VideoSegmenter,
+    source: str | Path | int,
+    num_frames: int,
+    *,
+    start: float | None = None,
+    end: float | None = None,
+    every: int = 1,
+    size: tuple[int, int] | None = None,
+    name: str = "",
+) -> Any:
+    """Read a video once for what the model wants to know of the whole of it.
+
+    Args:
+        model: in evaluation mode, not `causal`.
+        source: as for `read_video`, like `start`, `end` and `every`.
+        num_frames: that reading it so gives.
+        start: see `source`.
+        end: see `source`.
+        every: see `source`.
         size: (H, W) at which the model sees the frames; their own by default.
         name: of the video, to be kept with the context.
 
     Returns:
         What `forward` takes as `context`.
     """
-    images = np.stack(list(read(model.context_frames(num_frames))))
-    first = next(model.parameters(), None)
-    device = torch.device("cpu") if first is None else first.device
-    with torch.no_grad():
-        frames = model.card.normalise(torch.from_numpy(images).to(device))
-        return model.summarize(model.card.fit(frames, size)[None], name=name)
+    with read_video(source, start=start, end=end, every=every) as reader:
+        images = (frame.image for frame in reader)
+        stacked = np.stack(list(pick(images, model.context_frames(num_frames))))
+    return find_context(model, stacked, see=lambda f: model.card.fit(f, size), name=name)
 
 
 def pick(
     images: Iterable[np.ndarray],
     wanted: tuple[int, ...],
-) -> Iterable[np.ndarray]:
+) -> Iterator[np.ndarray]:
     """The images of these places, in one go; what a damaged video no longer has is its last one.
 
     Args:
@@ -77,3 +110,117 @@ def check_context(context: Any, name: str) -> None:
             f"the context is of {named}, the video is {name}; find it anew (leave context out), "
             "or take its name away if the videos are one"
         )
+
+
+def read_context(folder: Path, name: str) -> Prototypes:
+    """Read the prototypes of a video from a folder that holds those of many.
+
+    Args:
+        folder: holds `NAME.safetensors`, or `NAME/centers.pt` as CFFM++'s authors have it.
+        name: of the video.
+
+    Raises:
+        FileNotFoundError: the folder holds none of this video.
+        ValueError: the file is damaged, or names another video.
+    """
+    context = Prototypes.load(_context_file(folder, name))
+    check_context(context, name)
+    return context
+
+
+def check_contexts(model: VideoSegmenter, folder: Path | None, names: Iterable[str]) -> None:
+    """Refuse contexts on file that the model cannot use, or that some video lacks.
+
+    Raises:
+        ValueError: there is a folder, and the model needs none.
+        FileNotFoundError: the folder holds none of one of the videos.
+    """
+    if folder is None:
+        return
+    if model.causal:
+        raise ValueError(
+            f"{type(model).__name__} reads no context of whole videos here; leave --context "
+            "(context=) out"
+        )
+    for name in names:
+        _context_file(folder, name)
+
+
+def context_name(folder: Path | None) -> str:
+    """Where the contexts of whole videos came from, in words."""
+    if folder is None:
+        return "of the whole video, found in a first pass that is not in the network time"
+    return f"of the whole video, from {folder}"
+
+
+def _context_file(folder: Path, name: str) -> Path:
+    files = (folder / f"{name}.safetensors", folder / name / "centers.pt")
+    found = next((file for file in files if file.is_file()), None)
+    if found is None:
+        raise FileNotFoundError(
+            f"no context of the video {name} in {folder}; wanted {name}.safetensors (by "
+            f"Prototypes.save) or {name}/centers.pt; without --context (context=) it is found anew"
+        )
+    return found
+
+
+class VideoContexts:
+    """The contexts of a data set's videos, for every way in which the model sees frames.
+
+    Those on file serve all of these ways. Only the contexts that were asked for last are kept.
+
+    Args:
+        model: its context is empty where it is `causal`.
+        dataset: reads the frames.
+        sees: ways in which the model sees frames.
+        folder: of contexts on file, as for `read_context`; None to find them.
+    """
+
+    def __init__(
+        self,
+        model: VideoSegmenter,
+        dataset: VideoDataset,
+        sees: Sequence[See],
+        folder: Path | None = None,
+    ) -> None:
+        self._model = model
+        self._dataset = dataset
+        self._sees = sees
+        self._folder = folder
+        self._kept: dict[str, tuple[Any, ...]] = {}
+
+    def __call__(self, videos: Sequence[Video]) -> tuple[Any, ...]:
+        """The context of a batch of streams, one of each of these videos, for each way to see.
+
+        Raises:
+            ValueError: the frames of a video differ in size, or contexts on file do.
+        """
+        if self._model.causal:
+            return (None,) * len(self._sees)
+        self._kept = {video.name: self._kept.get(video.name) or self._of(video) for video in videos}
+        rows = [self._kept[video.name] for video in videos]
+        return tuple(_joined(column) for column in zip(*rows, strict=True))
+
+    def _of(self, video: Video) -> tuple[Any, ...]:
+        if self._folder is not None:
+            return (read_context(self._folder, video.name),) * len(self._sees)
+        wanted = self._model.context_frames(len(video))
+        images = {t: self._dataset.read_frame(video.frames[t]) for t in dict.fromkeys(wanted)}
+        if len({image.shape for image in images.values()}) > 1:
+            raise ValueError(f"the frames of {video.name} must have one size, and they differ")
+        stacked = np.stack([images[t] for t in wanted])
+        # Of no name: a batch has one context, of several videos.
+        return tuple(find_context(self._model, stacked, see=see) for see in self._sees)
+
+
+def _joined(contexts: Sequence[Any]) -> Any:
+    """One context each of several streams -> the context of the batch."""
+    if len(contexts) == 1:
+        return contexts[0]
+    leaves = [pytree.tree_leaves(context) for context in contexts]
+    for column in zip(*leaves, strict=True):
+        if len({leaf.shape for leaf in column}) > 1:
+            shapes = ", ".join(str(tuple(leaf.shape)) for leaf in column)
+            raise ValueError(f"videos run together need contexts of one shape, got {shapes}")
+    joined = [torch.cat(column) for column in zip(*leaves, strict=True)]
+    return pytree.tree_unflatten(joined, pytree.tree_structure(contexts[0]))

@@ -1,18 +1,22 @@
 """Run a model over a data set and score it: streams, windows, sliding windows, flips and scales."""
 
+import math
 import warnings
 from collections.abc import Sequence
+from functools import partial
 from itertools import chain
-from typing import Literal, get_args
+from pathlib import Path
+from typing import Any, Literal, get_args
 
 import torch
 
 from vidseg.data.clip import Video, VideoDataset
 from vidseg.flow.estimator import FlowEstimator
+from vidseg.inference.context import VideoContexts, check_contexts, context_name
 from vidseg.inference.evaluation import Evaluation, Observer, Progress
 from vidseg.inference.labelled import dataset_conventions, labelled_frames
 from vidseg.inference.motion import Size, open_motion
-from vidseg.inference.passes import run_streams, run_windows
+from vidseg.inference.passes import Passes
 from vidseg.inference.runner import Precision, Runner, views
 from vidseg.inference.scoring import Scorer
 from vidseg.inference.sliding import sliding_name
@@ -33,6 +37,7 @@ def evaluate(
     sliding: tuple[Size, Size] | None = None,
     flip: bool = False,
     scales: Sequence[float] = (1.0,),
+    context: Path | str | None = None,
     max_videos: int | None = None,
     max_frames: int | None = None,
     observe: Observer | None = None,
@@ -62,6 +67,9 @@ def evaluate(
         flip: average the softmax maps with those of the mirrored frames.
         scales: average the softmax maps over these sizes of the frames. Every scale and flip is
             a stream of its own: memory frames are transformed as the frame is.
+        context: of a model that is not causal: a folder of what it wants to know of each video,
+            `VIDEO.safetensors` or `VIDEO/centers.pt`. By default it is found in a first pass over
+            each video, in every scale and flip, which `ms_per_frame` does not count.
         max_videos: score only the first videos.
         max_frames: score at most so many labelled frames, evenly spread.
         observe: called with every frame that is scored, and with those a stream passes through,
@@ -72,6 +80,7 @@ def evaluate(
         The figures, over the set and per video.
 
     Raises:
+        FileNotFoundError: `context` holds none of a video.
         ValueError: an option is out of range, the model's classes are not the data set's (a last
             one called void may come on top: it is a miss of the true class wherever it is), there
             is no labelled frame, or the data set does not know its exact flow.
@@ -84,7 +93,9 @@ def evaluate(
     )
     device = torch.device(device) if device is not None else _device_of(model)
     motion = open_motion(flow, dataset, tc)
-    streamed = [v for v in wanted if every_frame or _stream_is_cheaper(model, v, wanted)]
+    folder = None if context is None else Path(context)
+    check_contexts(model, folder, (video.name for video in wanted))
+    streamed = [v for v in wanted if every_frame or _runs_as_stream(model, v, wanted)]
     windowed = [video for video in wanted if video not in streamed]
     total = sum(len(video) for video in streamed) + sum(len(wanted[video]) for video in windowed)
     coming = {video.name: frozenset(wanted[video]) for video in windowed}
@@ -100,11 +111,12 @@ def evaluate(
     was_training = model.training
     model.for_inference(device)
     void_to = dataset.ignore if has_void else None
-    runner = Runner(model, device, precision, sliding, views(scales, flip), void_to)
-    runs = chain(
-        run_streams(runner, dataset, streamed, wanted, batch_size),
-        run_windows(runner, dataset, windowed, wanted, batch_size),
-    )
+    seen = views(scales, flip)
+    runner = Runner(model, device, precision, sliding, seen, void_to)
+    sees = [partial(view.see, card=model.card) for view in seen]
+    contexts = VideoContexts(model, dataset, sees, folder)
+    passes = Passes(runner, dataset, contexts, wanted, batch_size)
+    runs = chain(passes.streams(streamed), passes.windows(windowed))
     done = 0
     try:
         with torch.inference_mode():
@@ -115,7 +127,7 @@ def evaluate(
                     progress(done, total)
     finally:
         model.train(was_training)
-    conventions = {
+    conventions: dict[str, Any] = {
         **dataset_conventions(dataset),
         "run_as": _run_as(streamed, windowed),
         "every_frame": every_frame,
@@ -126,6 +138,8 @@ def evaluate(
         "precision": precision,
         "device": device.type,
     }
+    if not model.causal:
+        conventions["context"] = context_name(folder)
     if has_void:
         conventions["void_labels"] = "the model's last class is void: a miss of the true class"
     return scorer.evaluation(conventions, runner.ms_per_frame)
@@ -140,10 +154,12 @@ def _device_of(model: VideoSegmenter) -> torch.device:
     return next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
 
 
-def _stream_is_cheaper(
+def _runs_as_stream(
     model: VideoSegmenter, video: Video, wanted: dict[Video, tuple[int, ...]]
 ) -> bool:
-    return len(video) <= sum(len(model.window_frames(index)) for index in wanted[video])
+    """Whether a stream is cheaper than windows, or no window reaches back as far as the model."""
+    frames = sum(len(model.window_frames(index)) for index in wanted[video])
+    return len(video) <= frames or math.isinf(model.horizon)
 
 
 def _check_options(precision: str, batch_size: int, scales: Sequence[float]) -> None:

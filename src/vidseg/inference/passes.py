@@ -3,11 +3,13 @@
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TypeVar
+from dataclasses import dataclass
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
 from vidseg.data.clip import Video, VideoDataset
+from vidseg.inference.context import VideoContexts
 from vidseg.inference.evaluation import Observed
 from vidseg.inference.labelled import read_truth
 from vidseg.inference.motion import Size
@@ -17,107 +19,127 @@ Item = TypeVar("Item")
 Made = TypeVar("Made")
 
 
-def run_streams(
-    runner: Runner,
-    dataset: VideoDataset,
-    videos: Sequence[Video],
-    wanted: dict[Video, tuple[int, ...]],
-    batch_size: int,
-) -> Iterator[list[Observed]]:
-    """Step through videos in lockstep; one that has ended repeats its last frame, unscored.
+class _Window(NamedTuple):
+    """A labelled frame and those before it that it is labelled from: (T, H, W, 3) uint8."""
 
-    Args:
+    video: Video
+    frame_index: int
+    clip: np.ndarray
+    truth: np.ndarray
+
+
+@dataclass(frozen=True)
+class Passes:
+    """Ways to run through the videos of a data set.
+
+    Attributes:
         runner: labels the frames.
         dataset: reads them.
-        videos: to run through, all of their frames.
-        wanted: the frames of each that have a truth to compare with.
-        batch_size: videos that run together, where their frames are of one size.
-
-    Yields:
-        What was seen at each step.
-    """
-    for group in _same_size(dataset, videos, batch_size):
-        steps = range(max(len(video) for video in group))
-        # One grid for a video: frames without a truth are labelled at the size of the truth too.
-        sizes = [_grid(dataset, video, wanted[video]) for video in group]
-
-        def read(
-            step: int, group: list[Video] = group
-        ) -> list[tuple[np.ndarray, np.ndarray | None]]:
-            return [
-                _read(dataset, video, min(step, len(video) - 1), wanted[video]) for video in group
-            ]
-
-        memories = None
-        for step, loaded in enumerate(_read_ahead(steps, read, workers=1)):
-            images = np.stack([image for image, _ in loaded])[:, None]
-            at = [s if t is None else _size(t) for s, (_, t) in zip(sizes, loaded, strict=True)]
-            labels, memories, ms = runner(images, memories, at)
-            yield [
-                Observed(video, step, image, label, truth, ms)
-                for video, label, (image, truth) in zip(group, labels, loaded, strict=True)
-                if step < len(video)
-            ]
-
-
-def run_windows(
-    runner: Runner,
-    dataset: VideoDataset,
-    videos: Sequence[Video],
-    wanted: dict[Video, tuple[int, ...]],
-    batch_size: int,
-) -> Iterator[list[Observed]]:
-    """Run one window for each wanted frame.
-
-    Args:
-        runner: labels the frames.
-        dataset: reads them.
-        videos: whose frames are wanted.
-        wanted: the frames of each; all have a truth.
-        batch_size: windows that run together, where they are of one size.
-
-    Yields:
-        What was seen in each batch.
+        contexts: what the model knows of whole videos.
+        wanted: the frames of each video that have a truth to compare with.
+        batch_size: streams or windows that run together, where their frames are of one size.
     """
 
-    def read(at: tuple[Video, int]) -> tuple[Video, int, np.ndarray, np.ndarray]:
-        video, index = at
-        image, truth = _read(dataset, video, index, wanted[video])
-        assert truth is not None, "only labelled frames are wanted"
-        past = [dataset.read_frame(video.frames[i]) for i in runner.window_frames(index)[:-1]]
-        return video, index, _stack([*past, image], video), truth
+    runner: Runner
+    dataset: VideoDataset
+    contexts: VideoContexts
+    wanted: dict[Video, tuple[int, ...]]
+    batch_size: int = 1
 
-    def run(batch: list[tuple[Video, int, np.ndarray, np.ndarray]]) -> list[Observed]:
-        clips = np.stack([clip for _, _, clip, _ in batch])
-        labels, _, ms = runner(clips, None, [_size(truth) for *_, truth in batch])
+    def streams(self, videos: Sequence[Video]) -> Iterator[list[Observed]]:
+        """Step through videos in lockstep; one that has ended repeats its last frame, unscored.
+
+        Args:
+            videos: to run through, all of their frames.
+
+        Yields:
+            What was seen at each step.
+        """
+        for group in self._same_size(videos):
+            # One grid for a video: frames without a truth are labelled at the size of the truth.
+            grids = [self._grid(video) for video in group]
+            steps = range(max(len(video) for video in group))
+            contexts = self.contexts(group)
+            memories = None
+            for step, loaded in enumerate(_read_ahead(steps, self._reader(group), workers=1)):
+                images = np.stack([image for image, _ in loaded])[:, None]
+                sizes = [
+                    grid if truth is None else _size(truth)
+                    for grid, (_, truth) in zip(grids, loaded, strict=True)
+                ]
+                labels, memories, ms = self.runner(images, memories, sizes, contexts)
+                yield [
+                    Observed(video, step, image, label, truth, ms)
+                    for video, label, (image, truth) in zip(group, labels, loaded, strict=True)
+                    if step < len(video)
+                ]
+
+    def windows(self, videos: Sequence[Video]) -> Iterator[list[Observed]]:
+        """Run one window for each wanted frame.
+
+        Args:
+            videos: whose frames are wanted.
+
+        Yields:
+            What was seen in each batch.
+        """
+        batch: list[_Window] = []
+        places = [(video, index) for video in videos for index in self.wanted[video]]
+        for window in _read_ahead(places, self._read_window):
+            is_full = len(batch) == self.batch_size
+            if batch and (is_full or batch[0].clip.shape != window.clip.shape):
+                yield self._run(batch)
+                batch = []
+            batch.append(window)
+        if batch:
+            yield self._run(batch)
+
+    def _run(self, batch: list[_Window]) -> list[Observed]:
+        clips = np.stack([window.clip for window in batch])
+        sizes = [_size(window.truth) for window in batch]
+        contexts = self.contexts([window.video for window in batch])
+        labels, _, ms = self.runner(clips, None, sizes, contexts)
         return [
-            Observed(video, index, clip[-1], label, truth, ms)
-            for label, (video, index, clip, truth) in zip(labels, batch, strict=True)
+            Observed(w.video, w.frame_index, w.clip[-1], label, w.truth, ms)
+            for label, w in zip(labels, batch, strict=True)
         ]
 
-    batch: list[tuple[Video, int, np.ndarray, np.ndarray]] = []
-    places = [(video, index) for video in videos for index in wanted[video]]
-    for window in _read_ahead(places, read):
-        if batch and (len(batch) == batch_size or batch[0][2].shape != window[2].shape):
-            yield run(batch)
-            batch = []
-        batch.append(window)
-    if batch:
-        yield run(batch)
+    def _read_window(self, at: tuple[Video, int]) -> _Window:
+        video, index = at
+        image, truth = self._read(video, index)
+        assert truth is not None, "only labelled frames are wanted"
+        past = self.runner.window_frames(index)[:-1]
+        images = [*(self.dataset.read_frame(video.frames[i]) for i in past), image]
+        return _Window(video, index, _stack(images, video), truth)
 
+    def _reader(
+        self, group: list[Video]
+    ) -> Callable[[int], list[tuple[np.ndarray, np.ndarray | None]]]:
+        return lambda step: [self._read(video, min(step, len(video) - 1)) for video in group]
 
-def _read(
-    dataset: VideoDataset, video: Video, index: int, wanted: tuple[int, ...]
-) -> tuple[np.ndarray, np.ndarray | None]:
-    image = dataset.read_frame(video.frames[index])
-    return image, read_truth(dataset, video, index) if index in wanted else None
+    def _read(self, video: Video, index: int) -> tuple[np.ndarray, np.ndarray | None]:
+        image = self.dataset.read_frame(video.frames[index])
+        is_wanted = index in self.wanted[video]
+        return image, read_truth(self.dataset, video, index) if is_wanted else None
 
+    def _grid(self, video: Video) -> Size:
+        """The size of a video's label maps: of its truth, of its frames where it has none."""
+        if self.wanted[video]:
+            return _size(read_truth(self.dataset, video, self.wanted[video][0]))
+        return _size(self.dataset.read_frame(video.frames[0]))
 
-def _grid(dataset: VideoDataset, video: Video, wanted: tuple[int, ...]) -> Size:
-    """The size of a video's label maps: of its truth, of its frames where it has none."""
-    if wanted:
-        return _size(read_truth(dataset, video, wanted[0]))
-    return _size(dataset.read_frame(video.frames[0]))
+    def _same_size(self, videos: Sequence[Video]) -> Iterator[list[Video]]:
+        """Groups of at most `batch_size` videos that can run in lockstep."""
+        if self.batch_size == 1:
+            yield from ([video] for video in videos)
+            return
+        by_size: dict[Size, list[Video]] = {}
+        for video in sorted(videos, key=len):
+            size = _size(self.dataset.read_frame(video.frames[0]))
+            by_size.setdefault(size, []).append(video)
+        for alike in by_size.values():
+            starts = range(0, len(alike), self.batch_size)
+            yield from (alike[i : i + self.batch_size] for i in starts)
 
 
 def _stack(images: list[np.ndarray], video: Video) -> np.ndarray:
@@ -146,17 +168,3 @@ def _read_ahead(
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
-
-
-def _same_size(
-    dataset: VideoDataset, videos: Sequence[Video], batch_size: int
-) -> Iterator[list[Video]]:
-    """Groups of at most `batch_size` videos that can run in lockstep."""
-    if batch_size == 1:
-        yield from ([video] for video in videos)
-        return
-    by_size: dict[Size, list[Video]] = {}
-    for video in sorted(videos, key=len):
-        by_size.setdefault(_size(dataset.read_frame(video.frames[0])), []).append(video)
-    for alike in by_size.values():
-        yield from (alike[i : i + batch_size] for i in range(0, len(alike), batch_size))

@@ -23,6 +23,12 @@ class View(NamedTuple):
     scale: float
     flip: bool
 
+    def see(self, frames: Tensor, card: Card) -> Tensor:
+        """Resize and mirror (..., 3, H, W), to a size that the model takes."""
+        height, width = (max(1, int(side * self.scale + 0.5)) for side in frames.shape[-2:])
+        frames = card.fit(frames, (height, width))
+        return frames.flip(-1) if self.flip else frames
+
 
 def views(scales: Sequence[float], flip: bool) -> tuple[View, ...]:
     """Every scale, and its mirror image with `flip`."""
@@ -64,6 +70,7 @@ class Runner:
         images: np.ndarray,
         memories: tuple[Memory | None, ...] | None,
         sizes: Sequence[Size],
+        contexts: tuple[Any, ...],
     ) -> tuple[list[np.ndarray], tuple[Memory | None, ...], float | None]:
         """Label the last of the frames.
 
@@ -71,6 +78,7 @@ class Runner:
             images: (B, T, H, W, 3) uint8.
             memories: one per view, or None at the start of a stream.
             sizes: the (h, w) at which the label maps are wanted, one per stream.
+            contexts: of the streams, one per view; read at the start of a stream.
 
         Returns:
             B label maps (h, w) uint8, the next memories, and the network's ms per frame, which
@@ -79,10 +87,14 @@ class Runner:
         frames = self.card.normalise(torch.from_numpy(images).to(self.device))
         outputs, after = [], []
         begin_s = now_s(self.device)
-        for view, memory in zip(self.views, memories or (None,) * len(self.views), strict=True):
+        begun = memories or (None,) * len(self.views)
+        for view, memory, context in zip(self.views, begun, contexts, strict=True):
             with self._autocast():
                 segmentation, memory = self.model(
-                    _transformed(frames, view, self.card), memory, readout="last"
+                    view.see(frames, self.card),
+                    memory,
+                    readout="last",
+                    context=context if memory is None else None,
                 )
             outputs.append(segmentation)
             after.append(memory)
@@ -111,10 +123,3 @@ class Runner:
             return nullcontext()
         dtype = torch.bfloat16 if self.precision == "bf16" else torch.float16
         return torch.autocast(self.device.type, dtype=dtype)
-
-
-def _transformed(frames: Tensor, view: View, card: Card) -> Tensor:
-    """Resize and mirror (B, T, 3, H, W) for one view, to a size that the model takes."""
-    height, width = (max(1, int(side * view.scale + 0.5)) for side in frames.shape[-2:])
-    frames = card.fit(frames, (height, width))
-    return frames.flip(-1) if view.flip else frames

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from vidseg.inference import render
-from vidseg.inference.context import check_context, find_context, pick
+from vidseg.inference.context import check_context, find_context_of_file
 from vidseg.inference.cuts import CutDetector
 from vidseg.inference.sliding import SlidingWindow
 from vidseg.inference.video import Frame, FrameReader, read_video
@@ -256,12 +256,16 @@ def _first_pass(runner: _Runner, reader: FrameReader, source: Any, *cut: Any) ->
             "must be read twice; give its path instead of an open reader, or its context"
         )
     start, end, every = cut
-
-    def read(wanted: tuple[int, ...]) -> Iterator[np.ndarray]:
-        with read_video(source, start=start, end=end, every=every) as again:
-            yield from pick((frame.image for frame in again), wanted)
-
-    return lambda: find_context(runner.model, count, read, size=runner.size, name=reader.name)
+    return lambda: find_context_of_file(
+        runner.model,
+        source,
+        count,
+        start=start,
+        end=end,
+        every=every,
+        size=runner.size,
+        name=reader.name,
+    )
 
 
 def _results(

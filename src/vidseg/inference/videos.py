@@ -8,12 +8,19 @@ from contextlib import closing
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
 from vidseg.data.clip import Video, VideoDataset
 from vidseg.flow.estimator import FlowEstimator
+from vidseg.inference.context import (
+    check_contexts,
+    context_name,
+    find_context_of_file,
+    read_context,
+)
 from vidseg.inference.evaluation import Evaluation, Observed, Observer, Progress
 from vidseg.inference.labelled import dataset_conventions
 from vidseg.inference.motion import Size, open_motion
@@ -34,6 +41,7 @@ def evaluate_videos(
     tc: Protocol = "vidseg",
     device: torch.device | str | None = None,
     sliding: tuple[Size, Size] | None = None,
+    context: Path | str | None = None,
     max_frames: int | None = None,
     observe: Observer | None = None,
     progress: Progress | None = None,
@@ -53,12 +61,14 @@ def evaluate_videos(
         tc: protocol of TC, as for `evaluate`.
         device: where to run; default: where the model is. The model is moved there.
         sliding: ((crop height, crop width), (stride height, stride width)); default whole image.
+        context: of a model that is not causal, a folder as for `evaluate`. By default each video
+            is read twice, first the whole of it, whatever `max_frames` is.
         max_frames: only so many frames of each video, from its start.
         observe: called with every frame and what was measured of it.
         progress: called with the frames done and the frames in all.
 
     Raises:
-        FileNotFoundError: a source, or a folder of labels, is missing.
+        FileNotFoundError: a source, a folder of labels, or the context of a video is missing.
         ValueError: a source is no video or has no end, is given twice, or its labels do not fit.
     """
     if max_frames is not None and max_frames < 1:
@@ -72,6 +82,9 @@ def evaluate_videos(
         )
     readers = [read_video(source) for source in sources]
     dataset = _described(model, readers, labels, max_frames)
+    folder = None if context is None else Path(context)
+    check_contexts(model, folder, (video.name for video in dataset.videos))
+    model.for_inference(device)
     scorer = Scorer(
         dataset,
         {video.name: range(len(video)) for video in dataset.videos},
@@ -81,8 +94,9 @@ def evaluate_videos(
     )
     windows = None if sliding is None else SlidingWindow(model, *sliding)
     done, passes_ms = 0, []
-    for video, reader in zip(dataset.videos, readers, strict=True):
-        results = segment(model, reader, device=device, sliding=windows, reset_on_cut=True)
+    for video, reader, source in zip(dataset.videos, readers, sources, strict=True):
+        known = _context(model, video, reader, source, folder)
+        results = segment(model, reader, sliding=windows, reset_on_cut=True, context=known)
         with closing(results):
             for frame in _observed(dataset, video, islice(results, len(video))):
                 passes_ms.append(frame.ms)
@@ -100,8 +114,25 @@ def evaluate_videos(
         "precision": "fp32",
         "device": next((p.device.type for p in model.parameters()), "cpu"),
     }
+    if not model.causal:
+        conventions["context"] = context_name(folder)
     timed = passes_ms[1:] or passes_ms
     return scorer.evaluation(conventions, sum(timed) / len(timed))
+
+
+def _context(
+    model: VideoSegmenter,
+    video: Video,
+    reader: FrameReader,
+    source: str | Path,
+    folder: Path | None,
+) -> Any:
+    if model.causal:
+        return None
+    if folder is not None:
+        return read_context(folder, video.name)
+    assert reader.num_frames is not None, "videos without an end were refused"
+    return find_context_of_file(model, source, reader.num_frames, name=reader.name)
 
 
 def _described(
