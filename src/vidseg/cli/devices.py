@@ -2,6 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
+import typer
+
+Device = Annotated[
+    str | None,
+    typer.Option(
+        "--device",
+        help="cpu, cuda, cuda:1; default: a GPU if there is one.",
+        rich_help_panel="How the model runs",
+    ),
+]
+
 
 def find_device(text: str | None) -> str:
     """Check that a device is here.

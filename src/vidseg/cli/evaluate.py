@@ -6,175 +6,43 @@ import shlex
 import sys
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-import typer
+from vidseg.cli import evaluation_options as given
+from vidseg.cli.devices import Device, find_device
+from vidseg.cli.sizes import Sliding, parse_sliding
 
 if TYPE_CHECKING:
     from vidseg.data import VideoDataset
-    from vidseg.inference.evaluation import Evaluation, Observer, Progress
-
-WHAT, HOW, STEADY, WRITE = "What to score", "How the model runs", "Consistency", "What to write"
+    from vidseg.inference.evaluation import Evaluation, Progress
 
 
 def evaluate(
-    model: Annotated[
-        str | None,
-        typer.Argument(
-            help="Weights (.safetensors), a run folder, or a repository on the hub; "
-            "with --video by default the packaged one."
-        ),
-    ] = None,
-    data: Annotated[
-        str | None,
-        typer.Option(
-            "--data",
-            help="camvid (default), cityscapes, folder or synthetic.",
-            rich_help_panel=WHAT,
-        ),
-    ] = None,
-    root: Annotated[
-        Path | None, typer.Option("--root", help="The data set's folder.", rich_help_panel=WHAT)
-    ] = None,
-    split: Annotated[
-        str | None,
-        typer.Option("--split", help="val (default), test or another.", rich_help_panel=WHAT),
-    ] = None,
-    protocol: Annotated[
-        str | None,
-        typer.Option(
-            "--protocol",
-            help="CamVid: 11 (default), 12, 11-void-counted.",
-            rich_help_panel=WHAT,
-        ),
-    ] = None,
-    option: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--option",
-            help="Of the data set, such as num_videos=4; repeatable.",
-            rich_help_panel=WHAT,
-        ),
-    ] = None,
-    video: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--video",
-            help="Instead of a data set: a video file or a folder of frames; repeatable.",
-            rich_help_panel=WHAT,
-        ),
-    ] = None,
-    labels: Annotated[
-        list[Path] | None,
-        typer.Option(
-            "--labels",
-            help="Of a --video: a folder with a PNG of class indices a frame; once per video.",
-            rich_help_panel=WHAT,
-        ),
-    ] = None,
-    predictions: Annotated[
-        Path | None,
-        typer.Option(
-            "--predictions",
-            help="Score these label maps (PNG, named as the labels), no model.",
-            rich_help_panel=WHAT,
-        ),
-    ] = None,
-    max_videos: Annotated[
-        int | None,
-        typer.Option("--max-videos", help="Only the first videos.", rich_help_panel=WHAT),
-    ] = None,
-    max_frames: Annotated[
-        int | None,
-        typer.Option(
-            "--max-frames",
-            help="At most so many labelled frames, evenly spread; of a --video its first.",
-            rich_help_panel=WHAT,
-        ),
-    ] = None,
-    flow: Annotated[
-        str,
-        typer.Option(
-            "--flow",
-            help="Along which neighbouring frames are compared: dis, dis-fast, dis-ultrafast, "
-            "raft-small, raft-large, exact (synthetic) or none.",
-            rich_help_panel=STEADY,
-        ),
-    ] = "dis",
-    tc: Annotated[
-        str,
-        typer.Option(
-            "--tc",
-            help="Protocol of TC: vidseg, or etc-official or vspw-official, to compare with "
-            "published figures.",
-            rich_help_panel=STEADY,
-        ),
-    ] = "vidseg",
-    flow_weights: Annotated[
-        Path | None,
-        typer.Option("--flow-weights", help="Of RAFT; else torchvision's.", rich_help_panel=STEADY),
-    ] = None,
-    flow_cache: Annotated[
-        Path | None,
-        typer.Option(
-            "--flow-cache", help="Keep flow in this folder, and reuse it.", rich_help_panel=STEADY
-        ),
-    ] = None,
-    every_frame: Annotated[
-        bool,
-        typer.Option(
-            "--every-frame",
-            help="Run through all frames, also where few are labelled.",
-            rich_help_panel=STEADY,
-        ),
-    ] = False,
-    sliding: Annotated[
-        str | None,
-        typer.Option(
-            "--sliding", help="CROP or CROP/STRIDE, HxW px: 769x769/513x513.", rich_help_panel=HOW
-        ),
-    ] = None,
-    flip: Annotated[
-        bool,
-        typer.Option("--flip", help="Average with the mirrored frames.", rich_help_panel=HOW),
-    ] = False,
-    scales: Annotated[
-        str,
-        typer.Option(
-            "--scales", help="Average over sizes of the frame: 0.75,1,1.25.", rich_help_panel=HOW
-        ),
-    ] = "1",
-    context: Annotated[
-        Path | None,
-        typer.Option(
-            "--context",
-            help="CFFM++: prototypes on file, VIDEO.safetensors or VIDEO/centers.pt in this "
-            "folder; else found in a first pass.",
-            rich_help_panel=HOW,
-        ),
-    ] = None,
-    batch: Annotated[
-        int, typer.Option("--batch", help="Windows or streams per pass.", rich_help_panel=HOW)
-    ] = 1,
-    device: Annotated[
-        str | None,
-        typer.Option("--device", help="cpu, cuda; a GPU if there is one.", rich_help_panel=HOW),
-    ] = None,
-    precision: Annotated[
-        str, typer.Option("--precision", help="fp32, bf16 or fp16.", rich_help_panel=HOW)
-    ] = "fp32",
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            "--out",
-            help="Folder for metrics.json, metrics.csv, counts.npz and report.html.",
-            rich_help_panel=WRITE,
-        ),
-    ] = None,
-    json: Annotated[
-        bool,
-        typer.Option("--json", help="Write the figures as JSON.", rich_help_panel=WRITE),
-    ] = False,
+    model: given.Model = None,
+    data: given.Data = None,
+    root: given.Root = None,
+    split: given.Split = None,
+    protocol: given.Protocol = None,
+    option: given.Option = None,
+    video: given.Video = None,
+    labels: given.Labels = None,
+    predictions: given.Predictions = None,
+    max_videos: given.MaxVideos = None,
+    max_frames: given.MaxFrames = None,
+    flow: given.Flow = "dis",
+    tc: given.Tc = "vidseg",
+    flow_weights: given.FlowWeights = None,
+    flow_cache: given.FlowCache = None,
+    every_frame: given.EveryFrame = False,
+    sliding: Sliding = None,
+    flip: given.Flip = False,
+    scales: given.Scales = "1",
+    context: given.Context = None,
+    batch: given.Batch = 1,
+    device: Device = None,
+    precision: given.Precision = "fp32",
+    out: given.Out = None,
+    json: given.Json = False,
 ) -> None:
     """Score a model on video: is it right, is it steady, is it fast?
 
@@ -184,14 +52,13 @@ def evaluate(
 
     Example: vidseg evaluate runs/first --data camvid --root ~/camvid --split test
     """
-    videos = video or []
-    ran = {"--sliding": sliding, "--flip": flip, "--scales": scales != "1", "--batch": batch > 1}
-    ran |= {"--every-frame": every_frame, "--precision": precision != "fp32"}
-    if videos:
-        of_data = {"--data": data, "--split": split, "--root": root, "--protocol": protocol}
-        of_data |= {"--option": option, "--predictions": predictions, "--max-videos": max_videos}
-        del ran["--sliding"]
-        _refuse({**of_data, **ran}, "for a data set, not for a --video")
+    of_data = {"--data": data, "--split": split, "--root": root, "--protocol": protocol}
+    of_data |= {"--option": option, "--predictions": predictions, "--max-videos": max_videos}
+    of_runs = {"--flip": flip, "--scales": scales != "1", "--batch": batch > 1}
+    of_runs |= {"--every-frame": every_frame, "--precision": precision != "fp32"}
+    of_models = {"--sliding": sliding, "--context": context}
+    if video:
+        _refuse({**of_data, **of_runs}, "for a data set, not for a --video")
     elif (model is None) == (predictions is None):
         raise ValueError(
             "give a MODEL to run or --predictions FOLDER to score, not both; or --video FILE"
@@ -199,49 +66,48 @@ def evaluate(
     else:
         _refuse({"--labels": labels}, "for a --video; a data set has its own")
     if predictions is not None:
-        _refuse(
-            {**ran, "--context": context}, "for a MODEL; saved label maps are scored as they are"
-        )
-    from vidseg.cli.console import write_json
-    from vidseg.cli.devices import find_device
-    from vidseg.cli.scores import show_scores
+        of_models |= of_runs
+        _refuse(of_models, "for a MODEL; saved label maps are scored as they are")
+    if out is not None:
+        _check_writable(out)  # fails now rather than after the whole run
     from vidseg.report.evaluation import Samples
 
     samples = Samples()
-    settings: dict[str, Any] = {
-        "flow": _flow(flow, flow_weights, flow_cache, device),
-        "tc": _checked_tc(tc, flow),
-        "max_frames": max_frames,
-    }
-    if predictions is None:
-        settings |= {"device": find_device(device), "sliding": _sliding(sliding)}
-        settings["context"] = context
-    if out is not None:
-        _check_writable(out)  # fails now rather than after the whole run
-    if videos:
+    measured = {"flow": _flow(flow, flow_weights, flow_cache, device), "tc": _checked_tc(tc, flow)}
+    measured |= {"max_frames": max_frames, "observe": samples}
+    if video:
         dataset = None
-        result = _run_videos(model, videos, labels or [], settings, samples)
+        how = {"device": find_device(device), "sliding": _sliding(sliding), "context": context}
+        result = _run_videos(model, video, labels or [], **measured, **how)
     else:
         dataset = _open(data or "camvid", root, split or "val", protocol, option or [])
-        settings["max_videos"] = max_videos
+        measured["max_videos"] = max_videos
         if predictions is not None:
-            result = _score(predictions, dataset, settings, samples)
+            result = _score(predictions, dataset, **measured)
         else:
-            settings |= {"precision": precision, "batch_size": batch, "every_frame": every_frame}
-            settings |= {"flip": flip, "scales": _scales(scales)}
-            result = _run_model(model, dataset, settings, samples)
+            how = {"device": find_device(device), "sliding": _sliding(sliding), "context": context}
+            how |= {"flip": flip, "scales": _scales(scales), "every_frame": every_frame}
+            how |= {"precision": precision, "batch_size": batch}
+            result = _run_model(model, dataset, **measured, **how)
     name, command = _name(model, predictions), shlex.join(["vidseg", *sys.argv[1:]])
     if out is not None:
         _save(out, name, dataset, result, samples, command)
-    if json:
+    _show(name, result, out, command, as_json=json)
+
+
+def _show(name: str, result: Evaluation, out: Path | None, command: str, *, as_json: bool) -> None:
+    from vidseg.cli.console import write_json
+    from vidseg.cli.scores import show_scores
+
+    if as_json:
         write_json(result.summary(name, command))
     else:
         show_scores(name, result, out)
 
 
-def _refuse(given: dict[str, Any], what: str) -> None:
+def _refuse(options: dict[str, Any], what: str) -> None:
     """Refuse options that say nothing where they are given."""
-    wrong = [option for option, value in given.items() if value not in (None, False, [])]
+    wrong = [option for option, value in options.items() if value not in (None, False, [])]
     if wrong:
         raise ValueError(
             f"{', '.join(wrong)}: {'this is' if len(wrong) == 1 else 'these are'} {what}; "
@@ -264,8 +130,6 @@ def _flow(name: str, weights: Path | None, cache: Path | None, device: str | Non
         known = (*FLOWS, "exact", "none")
         raise ValueError(f"--flow: unknown flow {name!r}{did_you_mean(name, known)}")
     if name.startswith("raft"):
-        from vidseg.cli.devices import find_device
-
         device = find_device(device)
     return open_flow(name, weights=weights, cache=cache, device=device)
 
@@ -314,25 +178,17 @@ def _open(
     return open_dataset(kind, None if root is None else root.expanduser(), split, **options)
 
 
-def _run_model(
-    name: str | None, dataset: VideoDataset, options: dict[str, Any], observe: Observer
-) -> Evaluation:
+def _run_model(name: str | None, dataset: VideoDataset, **options: Any) -> Evaluation:
     from vidseg.inference.evaluate import evaluate as run
     from vidseg.methods import load
 
     network = load(name)
     with ExitStack() as stack:
-        return run(
-            network, dataset, observe=observe, progress=shown(stack, "evaluating"), **options
-        )
+        return run(network, dataset, progress=shown(stack, "evaluating"), **options)
 
 
 def _run_videos(
-    name: str | None,
-    videos: list[str],
-    labels: list[Path],
-    options: dict[str, Any],
-    observe: Observer,
+    name: str | None, videos: list[str], labels: list[Path], **options: Any
 ) -> Evaluation:
     from vidseg.inference.videos import evaluate_videos
     from vidseg.methods import load
@@ -344,20 +200,15 @@ def _run_videos(
     network = load(name)
     with ExitStack() as stack:
         meter = shown(stack, "evaluating")
-        return evaluate_videos(
-            network, videos, labels=labels, observe=observe, progress=meter, **options
-        )
+        return evaluate_videos(network, videos, labels=labels, progress=meter, **options)
 
 
-def _score(
-    folder: Path, dataset: VideoDataset, options: dict[str, Any], observe: Observer
-) -> Evaluation:
+def _score(folder: Path, dataset: VideoDataset, **options: Any) -> Evaluation:
     from vidseg.inference.predictions import evaluate_predictions
 
     with ExitStack() as stack:
-        return evaluate_predictions(
-            folder, dataset, observe=observe, progress=shown(stack, "scoring"), **options
-        )
+        meter = shown(stack, "scoring")
+        return evaluate_predictions(folder, dataset, progress=meter, **options)
 
 
 def shown(stack: ExitStack, description: str, unit: str = "frames") -> Progress:
@@ -382,7 +233,6 @@ def shown(stack: ExitStack, description: str, unit: str = "frames") -> Progress:
 
 
 def _sliding(text: str | None) -> Any:
-    from vidseg.cli.sizes import parse_sliding
     from vidseg.inference.sliding import default_stride
 
     if text is None:

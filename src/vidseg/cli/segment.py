@@ -12,12 +12,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from vidseg.cli.devices import Device, find_device
+from vidseg.cli.sizes import Sliding, parse_size, parse_sliding
+
 if TYPE_CHECKING:
     from vidseg.inference.outputs import Output
     from vidseg.inference.stream import SegmentedVideo
     from vidseg.segmenter import VideoSegmenter
 
-INPUT, MODEL, OUTPUT, PICTURE = "What to segment", "How", "What to write", "How it looks"
+INPUT, MODEL = "What to segment", "How the model runs"
+OUTPUT, PICTURE = "What to write", "How it looks"
 EXAMPLES = """
 Examples:
 
@@ -133,20 +137,8 @@ def segment(
             rich_help_panel=MODEL,
         ),
     ] = None,
-    sliding: Annotated[
-        str | None,
-        typer.Option(
-            "--sliding",
-            help="See large frames through windows: HEIGHTxWIDTH or CROP/STRIDE.",
-            rich_help_panel=MODEL,
-        ),
-    ] = None,
-    device: Annotated[
-        str | None,
-        typer.Option(
-            "--device", help="cpu, cuda, cuda:1; default: a GPU if there is.", rich_help_panel=MODEL
-        ),
-    ] = None,
+    sliding: Sliding = None,
+    device: Device = None,
     chunk_frames: Annotated[
         int,
         typer.Option(
@@ -168,7 +160,6 @@ def segment(
     """
     from vidseg.cli.console import console, errors
     from vidseg.cli.destinations import check_outputs, plan_outputs
-    from vidseg.cli.sizes import parse_size, parse_sliding
     from vidseg.inference.sliding import SlidingWindow
     from vidseg.inference.stream import segment as segment_video
     from vidseg.inference.video import read_video
@@ -225,7 +216,6 @@ def parse_time(text: str | None) -> float | None:
 def _load(name: str | None, device: str | None) -> VideoSegmenter:
     """Load the model, and say what it is and under which licence its weights are."""
     from vidseg.cli.console import console
-    from vidseg.cli.devices import find_device
     from vidseg.methods import load
 
     model = load(name, device=find_device(device))

@@ -3,8 +3,19 @@
 from __future__ import annotations
 
 import re
+from typing import Annotated
+
+import typer
 
 Size = tuple[int, int]
+Sliding = Annotated[
+    str | None,
+    typer.Option(
+        "--sliding",
+        help="See large frames through windows: CROP or CROP/STRIDE, HEIGHTxWIDTH px each.",
+        rich_help_panel="How the model runs",
+    ),
+]
 
 
 def parse_size(text: str, option: str = "--size") -> Size:
