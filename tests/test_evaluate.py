@@ -388,7 +388,7 @@ SYNTHETIC += ["--option", "size=[32,48]"]
 
 def test_command_writes_figures_and_a_report(weights_file, tmp_path, capsys):
     out = tmp_path / "out"
-    words = ["--flow", "exact", "--flip", "--scales", "1,1.5", "--out", out]
+    words = ["--flow", "exact", "--flip", "--scales", "1,1.5", "--fit", "64x96", "--out", out]
     assert run("evaluate", weights_file, *SYNTHETIC, *words) == 0
     shown = capsys.readouterr().out
     assert "pedestrian" in shown
@@ -397,6 +397,7 @@ def test_command_writes_figures_and_a_report(weights_file, tmp_path, capsys):
     assert saved["num_scored"] == 3
     assert saved["num_pairs"] == 2
     assert saved["conventions"]["scales"] == [1.0, 1.5]
+    assert saved["conventions"]["fit"] == "within 64x96, aspect kept"
     report = (out / "report.html").read_text(encoding="utf-8")
     assert "temporal consistency" in report.casefold()
 
@@ -447,6 +448,7 @@ def test_command_writes_json(weights_file, capsys):
         (["evaluate", "--predictions", "maps", *SYNTHETIC, "--flip"], "this is for a MODEL"),
         (["evaluate", "MODEL", *SYNTHETIC, "--scales", "big"], "--scales wants numbers"),
         (["evaluate", "MODEL", *SYNTHETIC, "--sliding", "big"], "--sliding wants HEIGHTxWIDTH"),
+        (["evaluate", "MODEL", *SYNTHETIC, "--fit", "big"], "--fit wants HEIGHTxWIDTH"),
         (["evaluate", "MODEL", "--data", "camvid"], "needs its folder: pass root=DIR"),
         (["evaluate", "nowhere.safetensors", *SYNTHETIC], "no weights at nowhere.safetensors"),
     ],
@@ -464,3 +466,20 @@ def test_frames_are_stretched_to_the_sizes_that_a_model_takes():
     maps = maps_of(model, InMemory(video("a", 1)))
     assert seen == [(1, 3, 32, 64)]
     assert maps["a", 0].shape == (24, 40)
+
+
+def test_frames_are_fitted_into_a_box_then_scaled_and_stretched():
+    seen = []
+    model = by_colour()
+    model.model.register_forward_hook(lambda module, inputs, output: seen.append(inputs[0].shape))
+    model.card = replace(model.card, size_multiple=8)
+    dataset = InMemory(video("a", 1), size=(48, 64))  # the largest of 3:4 in 31x36 is 27x36
+    result = evaluate(model, dataset, fit=(31, 36), scales=(1.0, 2.0))
+    assert seen == [(1, 3, 32, 40), (1, 3, 56, 72)]
+    assert result.conventions["fit"] == "within 31x36, aspect kept"
+    seen.clear()
+    maps = maps_of(model, InMemory(video("a", 1)), fit=(853, 480))  # the box may lie either way
+    assert seen == [(1, 3, 480, 800)]
+    assert maps["a", 0].shape == (24, 40)
+    with pytest.raises(ValueError, match=r"fit must be \(height, width\) of 1 px or more"):
+        evaluate(model, dataset, fit=(0, 9))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from vidseg.cli import evaluation_options as given
 from vidseg.cli.devices import Device, find_device
-from vidseg.cli.sizes import Sliding, parse_sliding
+from vidseg.cli.sizes import Sliding, parse_size, parse_sliding
 
 if TYPE_CHECKING:
     from vidseg.data import VideoDataset
@@ -34,6 +34,7 @@ def evaluate(
     flow_weights: given.FlowWeights = None,
     flow_cache: given.FlowCache = None,
     every_frame: given.EveryFrame = False,
+    fit: given.Fit = None,
     sliding: Sliding = None,
     flip: given.Flip = False,
     scales: given.Scales = "1",
@@ -54,7 +55,7 @@ def evaluate(
     """
     of_data = {"--data": data, "--split": split, "--root": root, "--protocol": protocol}
     of_data |= {"--option": option, "--predictions": predictions, "--max-videos": max_videos}
-    of_runs = {"--flip": flip, "--scales": scales != "1", "--batch": batch > 1}
+    of_runs = {"--fit": fit, "--flip": flip, "--scales": scales != "1", "--batch": batch > 1}
     of_runs |= {"--every-frame": every_frame, "--precision": precision != "fp32"}
     of_models = {"--sliding": sliding, "--context": context}
     if video:
@@ -87,6 +88,7 @@ def evaluate(
         else:
             how = {"device": find_device(device), "sliding": _sliding(sliding), "context": context}
             how |= {"flip": flip, "scales": _scales(scales), "every_frame": every_frame}
+            how |= {"fit": parse_size(fit, "--fit") if fit else None}
             how |= {"precision": precision, "batch_size": batch}
             result = _run_model(model, dataset, **measured, **how)
     name, command = _name(model, predictions), shlex.join(["vidseg", *sys.argv[1:]])

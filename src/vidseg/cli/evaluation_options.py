@@ -119,6 +119,14 @@ EveryFrame = Annotated[
         rich_help_panel=STEADY,
     ),
 ]
+Fit = Annotated[
+    str | None,
+    typer.Option(
+        "--fit",
+        help="See frames at the largest size of their aspect in HEIGHTxWIDTH: 480x853 for VSPW.",
+        rich_help_panel=HOW,
+    ),
+]
 Flip = Annotated[
     bool,
     typer.Option("--flip", help="Average with the mirrored frames.", rich_help_panel=HOW),

@@ -34,6 +34,7 @@ def evaluate(
     device: torch.device | str | None = None,
     precision: Precision = "fp32",
     batch_size: int = 1,
+    fit: Size | None = None,
     sliding: tuple[Size, Size] | None = None,
     flip: bool = False,
     scales: Sequence[float] = (1.0,),
@@ -63,6 +64,9 @@ def evaluate(
         device: where to run; default: where the model is. The model is moved there.
         precision: "bf16" and "fp16" run under autocast.
         batch_size: windows, or streams in lockstep, per forward pass.
+        fit: (H, W) of a box: the model sees a frame at the largest size of its own aspect in it
+            (`size_within`), then stretched to what it takes. Published VSPW figures are of
+            (480, 853). `scales` multiply it.
         sliding: ((crop height, crop width), (stride height, stride width)); default whole image.
         flip: average the softmax maps with those of the mirrored frames.
         scales: average the softmax maps over these sizes of the frames. Every scale and flip is
@@ -86,6 +90,7 @@ def evaluate(
             is no labelled frame, or the data set does not know its exact flow.
     """
     _check_options(precision, batch_size, scales)
+    _check_sizes(fit=fit)
     has_void = _has_void(model, dataset)
     _check_classes(model, dataset, has_void=has_void)
     wanted = labelled_frames(
@@ -111,7 +116,7 @@ def evaluate(
     was_training = model.training
     model.for_inference(device)
     void_to = dataset.ignore if has_void else None
-    seen = views(scales, flip)
+    seen = views(scales, flip, fit)
     runner = Runner(model, device, precision, sliding, seen, void_to)
     sees = [partial(view.see, card=model.card) for view in seen]
     contexts = VideoContexts(model, dataset, sees, folder)
@@ -133,6 +138,7 @@ def evaluate(
         "every_frame": every_frame,
         "window_frames": model.window_length,
         "image": sliding_name(sliding),
+        **({} if fit is None else {"fit": f"within {fit[0]}x{fit[1]}, aspect kept"}),
         "scales": list(scales),
         "flip": flip,
         "precision": precision,
@@ -171,6 +177,12 @@ def _check_options(precision: str, batch_size: int, scales: Sequence[float]) -> 
         raise ValueError(f"batch_size must be at least 1, got {batch_size}")
     if not scales or any(not 0 < scale <= 8 for scale in scales):
         raise ValueError(f"scales must be ratios in (0, 8], got {tuple(scales)}")
+
+
+def _check_sizes(**sizes: Size | None) -> None:
+    for name, size in sizes.items():
+        if size is not None and (len(size) != 2 or min(size) < 1):
+            raise ValueError(f"{name} must be (height, width) of 1 px or more, got {size}")
 
 
 def _has_void(model: VideoSegmenter, dataset: VideoDataset) -> bool:

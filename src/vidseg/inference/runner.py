@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from vidseg.data.transforms import size_within
 from vidseg.inference.motion import Size
 from vidseg.inference.sliding import SlidingWindow
 from vidseg.inference.stream import now_s
@@ -18,22 +19,33 @@ Precision = Literal["fp32", "bf16", "fp16"]
 
 
 class View(NamedTuple):
-    """One way to look at a frame: its size as a ratio, and whether it is mirrored."""
+    """One way to look at a frame.
 
-    scale: float
-    flip: bool
+    Attributes:
+        scale: ratio to the frame, or to the size that `fit` gives it.
+        flip: mirrored.
+        fit: (H, W) of a box; the frame is the largest of its own aspect in it, long side to long
+            side.
+    """
+
+    scale: float = 1.0
+    flip: bool = False
+    fit: Size | None = None
 
     def see(self, frames: Tensor, card: Card) -> Tensor:
         """Resize and mirror (..., 3, H, W), to a size that the model takes."""
-        height, width = (max(1, int(side * self.scale + 0.5)) for side in frames.shape[-2:])
+        size = frames.shape[-2], frames.shape[-1]
+        if self.fit is not None:
+            size = size_within(size, self.fit)
+        height, width = (max(1, int(side * self.scale + 0.5)) for side in size)
         frames = card.fit(frames, (height, width))
         return frames.flip(-1) if self.flip else frames
 
 
-def views(scales: Sequence[float], flip: bool) -> tuple[View, ...]:
+def views(scales: Sequence[float], flip: bool, fit: Size | None = None) -> tuple[View, ...]:
     """Every scale, and its mirror image with `flip`."""
     return tuple(
-        View(scale, mirrored) for scale in scales for mirrored in ((False, True)[: 1 + flip])
+        View(scale, mirrored, fit) for scale in scales for mirrored in ((False, True)[: 1 + flip])
     )
 
 
@@ -106,7 +118,7 @@ class Runner:
         return labels, tuple(after), ms
 
     def _labels(self, outputs: list[Segmentation], size: Size) -> np.ndarray:
-        if self.views == (View(1.0, False),):
+        if len(self.views) == 1 and not self.views[0].flip:
             labels = outputs[0].labels(size)[:, 0]
         else:
             total: Any = 0
