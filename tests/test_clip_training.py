@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -9,13 +11,29 @@ import pytest
 import torch
 from torch import Tensor
 
-from vidseg.data import ClipDataset, EvalTransform, TrainTransform, VideoDataset, snippets
+from vidseg.data import (
+    ClipDataset,
+    EvalTransform,
+    TrainTransform,
+    VideoDataset,
+    choices,
+    drawn,
+    preceding,
+    snippets,
+    spaced,
+)
 from vidseg.data.clip import Video
 from vidseg.losses import clip_cross_entropy, cross_entropy
+from vidseg.segmenter import VideoSegmenter
 from vidseg.training.folder import read_metrics
 from vidseg.training.loop import train
 from vidseg.training.recipe import override, validate
-from vidseg.training.samples import open_source, training_samples
+from vidseg.training.samples import (
+    open_source,
+    samples_fps,
+    training_choices,
+    training_samples,
+)
 from vidseg.training.step import TrainingStep, build_model
 
 VALUES = {
@@ -178,3 +196,119 @@ def test_a_clip_run_resumes_bit_for_bit(tmp_path: Path) -> None:
         total = record["main"] + 0.5 * record["frames"]
         assert record["loss"] == pytest.approx(total, rel=1e-5)
     assert straight.model.card.trained_on.endswith("4 labelled frames")
+
+
+# --- which clips ----------------------------------------------------------------------------------
+
+
+def named(lengths: dict[str, int], labelled: dict[str, tuple[int, ...]] | None = None):
+    """A data set of names alone."""
+    videos = []
+    for name, length in lengths.items():
+        frames = tuple(Path(f"{name}/{i:03d}.png") for i in range(length))
+        known = range(length) if labelled is None else labelled[name]
+        labels = tuple(Path(f"{i}.png") if i in known else None for i in range(length))
+        videos.append(Video(name, frames, labels, tuple(range(length)), 15.0))
+    return VideoDataset("vspw", videos, ["road"], [(1, 2, 3)])
+
+
+def cffm(gap_frames: int = 3) -> VideoSegmenter:
+    import vidseg
+
+    return vidseg.create("cffm_tiny", num_classes=2, gap_frames=gap_frames)
+
+
+def draws(dataset: VideoDataset, chosen: list, count: int, seed: int = 0):
+    clips = ClipDataset(dataset, chosen, EvalTransform(), seed, shuffle=True)
+    return [clips.snippet(number) for number in range(count)]
+
+
+def test_an_epoch_has_one_frame_of_each_video() -> None:
+    """VSPW: the list reversed with p = 0.5, a target in [9, n - 1], 9, 6 and 3 frames before it."""
+    dataset = named({"a": 10, "b": 14, "c": 30})
+    data = config_with("data.sampling=videos", "data.reverse=0.5").data
+    chosen = training_choices(dataset, data, cffm(), seed=0)
+    found = draws(dataset, chosen, 3 * 400)
+    for epoch in range(400):
+        names = {s.video.name for s in found[3 * epoch : 3 * epoch + 3]}
+        assert names == {"a", "b", "c"}
+    for snippet in found:
+        t = snippet.label_index
+        assert snippet.frame_indices in ((t - 9, t - 6, t - 3, t), (t + 9, t + 6, t + 3, t))
+    windows = Counter(s.frame_indices for s in found if s.video.name == "b")
+    expected = [(k, k + 3, k + 6, k + 9) for k in range(5)]
+    assert set(windows) == {*expected, *(w[::-1] for w in expected)}
+    # 400 draws among ten: 40 each, with a standard deviation of 6.
+    assert 20 < min(windows.values()) <= max(windows.values()) < 60
+    assert {s.frame_indices for s in found if s.video.name == "a"} == {(0, 3, 6, 9), (9, 6, 3, 0)}
+    assert samples_fps(ClipDataset(dataset, chosen, EvalTransform())) == 5
+
+
+def test_a_draw_is_a_function_of_seed_and_number() -> None:
+    dataset = named({"a": 20, "b": 25})
+    chosen = choices(dataset, spaced(3, every=3), each="videos", reverse=0.5)
+    once = draws(dataset, chosen, 40)
+    clips = ClipDataset(dataset, chosen, EvalTransform(), 0, shuffle=True)
+    assert [clips.snippet(n) for n in reversed(range(40))] == once[::-1]
+    assert pickle.loads(pickle.dumps(clips)).snippet(7) == once[7]
+    assert draws(dataset, chosen, 40, seed=1) != once
+    assert len({s.frame_indices for s in once}) > 15
+
+
+def test_videos_that_are_too_short_are_left_out_with_one_warning(caplog) -> None:
+    dataset = named({"long": 12, **{f"short{k}": 9 for k in range(7)}})
+    data = config_with("data.sampling=videos").data
+    with caplog.at_level("WARNING"):
+        chosen = training_choices(dataset, data, cffm(), seed=0)
+    assert [choice.video.name for choice in chosen] == ["long"]
+    (record,) = caplog.records
+    assert record.getMessage() == (
+        "left out 7 of the 8 videos of vspw, which have no labelled frame with the 9 frames that a "
+        "window spans: short0, short1, short2, short3, short4, ..."
+    )
+    with pytest.raises(ValueError, match="vspw: no video has a labelled frame with the 9 frames b"):
+        training_choices(named({"short": 9}), data, cffm(), seed=0)
+
+
+def test_reversed_windows_of_labelled_frames_fall_back() -> None:
+    """Cityscapes: the frames 9, 6, 3 before or after the labelled one, whichever are there."""
+    labelled = {"early": (2,), "middle": (19,), "late": (25,)}
+    dataset = named({"early": 30, "middle": 30, "late": 30}, labelled)
+    data = config_with("data.reverse=0.5").data
+    chosen = training_choices(dataset, data, cffm(), seed=0)
+    found = draws(dataset, chosen, 3 * 50)
+    by_video = {name: {s.frame_indices for s in found if s.video.name == name} for name in labelled}
+    assert by_video == {
+        "early": {(11, 8, 5, 2)},
+        "middle": {(10, 13, 16, 19), (28, 25, 22, 19)},
+        "late": {(16, 19, 22, 25)},
+    }
+    backward = sum(s.frame_indices[0] == 28 for s in found)
+    assert 10 < backward < 40
+
+
+@pytest.mark.parametrize(
+    "window", [preceding(2), preceding(2, start="skip"), spaced(2, every=1), drawn(2, within=2)]
+)
+def test_every_window_runs_both_ways(window) -> None:
+    dataset = named({"a": 4})
+    (choice,) = choices(dataset, window, each="videos", reverse=0.5)
+    assert choice.forward == ((0, 1, 2), (1, 2, 3))
+    assert choice.backward == ((2, 1, 0), (3, 2, 1))
+    by_frame = choices(dataset, window, each="frames", reverse=1.0)
+    assert [c.backward for c in by_frame][:2] == [((2, 1, 0),), ((3, 2, 1),)]
+    assert by_frame[-1].draw(np.random.default_rng(0)).frame_indices == (1, 2, 3)
+
+
+def test_neighbours_exclude_drawn_clips() -> None:
+    near = ("data.neighbours={}", "loss.temporal={}")
+    for word in ("data.sampling=videos", "data.reverse=0.5"):
+        with pytest.raises(ValueError, match=r"leave out data\.sampling=videos and"):
+            config_with(*near, word)
+
+
+def test_a_run_on_one_frame_of_each_video(tmp_path: Path) -> None:
+    done = train(
+        config_with("data.sampling=videos", "data.reverse=0.5", "iterations=1"), tmp_path / "run"
+    )
+    assert done.model.card.trained_on == "synthetic/train: 2 videos"

@@ -9,12 +9,12 @@ from typing import Any
 
 from vidseg.data.clip import (
     IGNORE,
-    ClipDataset,
     Snippet,
     Video,
     VideoDataset,
     snippets,
 )
+from vidseg.data.sampling import Choice, ClipDataset, choices
 from vidseg.data.transforms import EvalTransform, TrainTransform
 from vidseg.data.windows import drawn, preceding, spaced
 from vidseg.suggest import did_you_mean
@@ -91,12 +91,14 @@ def _check_options(kind: str, options: dict[str, Any], known: list[str]) -> None
 __all__ = [
     "IGNORE",
     "KINDS",
+    "Choice",
     "ClipDataset",
     "EvalTransform",
     "Snippet",
     "TrainTransform",
     "Video",
     "VideoDataset",
+    "choices",
     "drawn",
     "open_dataset",
     "preceding",

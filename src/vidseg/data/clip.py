@@ -1,37 +1,19 @@
-"""Which frames: videos, the index of snippets behind every dataset, and the clips cut from them."""
+"""Which frames: videos, data sets of them, and the index of their labelled frames."""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
 from statistics import median_low
-from typing import NotRequired, TypedDict
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from vidseg.data.files import identity_table, map_values, read_indices, read_rgb
 from vidseg.data.windows import Drawn, Window
 from vidseg.segmenter import IGNORE
-
-Transform = Callable[
-    [Sequence[np.ndarray], np.ndarray, np.random.Generator], tuple[torch.Tensor, torch.Tensor]
-]
-
-
-class Sample(TypedDict):
-    """What `ClipDataset` yields: one window of frames and the labels of its last frame."""
-
-    frames: Tensor
-    labels: Tensor
-    name: str
-    clip_labels: NotRequired[Tensor]
-    labelled: NotRequired[Tensor]
 
 
 @dataclass(frozen=True)
@@ -264,7 +246,8 @@ class Snippet:
     Attributes:
         video: where they come from.
         label_index: index of the labelled frame in `video.frames`.
-        frame_indices: oldest first, the labelled frame last; may repeat a frame.
+        frame_indices: oldest first, the labelled frame last; may repeat a frame. They fall where
+            the video runs backwards.
     """
 
     video: Video
@@ -278,7 +261,7 @@ class Snippet:
 
     @property
     def frames(self) -> tuple[Path, ...]:
-        """Files of the frames, oldest first."""
+        """Files of the frames, in the order of `frame_indices`."""
         return tuple(self.video.frames[i] for i in self.frame_indices)
 
     @property
@@ -325,126 +308,3 @@ def snippets(dataset: VideoDataset, window: Window) -> list[Snippet]:
         reason = "no frame is labelled" if not dataset.num_labelled else "the window left all out"
         raise ValueError(f"{dataset.name}: no snippet, {reason}; for a lone frame use preceding(0)")
     return found
-
-
-@lru_cache(maxsize=4)
-def permutation(seed: int, epoch: int, length: int) -> np.ndarray:
-    """The order of `length` samples in an epoch."""
-    # The 1 keeps this stream apart from the augmentation's, which is seeded [seed, number].
-    return np.random.default_rng([seed, epoch, 1]).permutation(length)
-
-
-class ClipDataset(torch.utils.data.Dataset[Sample]):
-    """Clips by global sample number: a pure function of (seed, number), in any worker.
-
-    Sample `number` belongs to epoch `number // len(self)`, so a sampler that counts on over the
-    epochs visits each snippet once per epoch, and a resumed run needs the count alone.
-    """
-
-    def __init__(
-        self,
-        dataset: VideoDataset,
-        snippets: Sequence[Snippet],
-        transform: Transform,
-        seed: int = 0,
-        *,
-        shuffle: bool = False,
-        clip_labels: bool = False,
-    ) -> None:
-        """Index snippets.
-
-        Args:
-            dataset: reads the files.
-            snippets: from `snippets(dataset, window)`.
-            transform: `TrainTransform`, `EvalTransform` or alike.
-            seed: of order and augmentation; 0 or more.
-            shuffle: another order in each epoch, else the order of `snippets`.
-            clip_labels: also give the labels of the frames before the last one.
-
-        Raises:
-            ValueError: no snippets, or a negative seed.
-        """
-        if not snippets:
-            raise ValueError(f"{dataset.name}: a ClipDataset needs at least one snippet")
-        if seed < 0:
-            raise ValueError(f"seed must be 0 or more, got {seed}")
-        self.dataset = dataset
-        self.snippets = tuple(snippets)
-        self.transform = transform
-        self.seed = seed
-        self.shuffle = shuffle
-        self.clip_labels = clip_labels
-
-    def __len__(self) -> int:
-        return len(self.snippets)
-
-    def __iter__(self) -> Iterator[Sample]:
-        return (self[number] for number in range(len(self)))
-
-    def snippet(self, number: int) -> Snippet:
-        """The snippet of a global sample number."""
-        if number < 0:
-            raise IndexError(f"sample numbers start at 0, got {number}")
-        epoch, place = divmod(number, len(self.snippets))
-        if self.shuffle:
-            place = int(permutation(self.seed, epoch, len(self.snippets))[place])
-        return self.snippets[place]
-
-    def __getitem__(self, number: int) -> Sample:
-        """Read and transform one clip.
-
-        Args:
-            number: global sample number, 0 or more, without upper limit.
-
-        Returns:
-            frames (T, 3, H, W) float32, labels (H, W) int64 of the last one, name; if asked for,
-            clip_labels (T, H, W) int64 of all frames, and labelled (T,) bool, which of them have
-            any: the others are ignored everywhere.
-
-        Raises:
-            ValueError: a file is damaged, or sizes differ within the snippet.
-        """
-        snippet = self.snippet(number)
-        images = self._read(snippet)
-        rng = np.random.default_rng([self.seed, number])
-        if not self.clip_labels:
-            labels = self._read_labels(snippet, snippet.label_index, images[-1])
-            frames, target = self.transform(images, labels, rng)
-            return {"frames": frames, "labels": target, "name": snippet.name}
-        indices = snippet.frame_indices
-        maps = {i: self._read_labels(snippet, i, images[-1]) for i in dict.fromkeys(indices)}
-        frames, targets = self.transform(images, np.stack([maps[i] for i in indices]), rng)
-        return {
-            "frames": frames,
-            "labels": targets[-1],
-            "clip_labels": targets,
-            "labelled": torch.tensor([snippet.video.labels[i] is not None for i in indices]),
-            "name": snippet.name,
-        }
-
-    def _read_labels(self, snippet: Snippet, index: int, image: np.ndarray) -> np.ndarray:
-        file = snippet.video.labels[index]
-        if file is None:
-            return np.full(image.shape[:2], IGNORE, np.uint8)
-        labels = self.dataset.read_label(file)
-        if labels.shape != image.shape[:2]:
-            raise ValueError(
-                f"{file} is {_size(labels)}, but its frame {snippet.video.frames[index]} is "
-                f"{_size(image)}; labels and frames must have one size"
-            )
-        return labels
-
-    def _read(self, snippet: Snippet) -> list[np.ndarray]:
-        images = {path: self.dataset.read_frame(path) for path in dict.fromkeys(snippet.frames)}
-        newest = images[snippet.frames[-1]]
-        for path, image in images.items():
-            if image.shape != newest.shape:
-                raise ValueError(
-                    f"{path} is {_size(image)}, but {snippet.frames[-1]} of the same video is "
-                    f"{_size(newest)}; the frames of a video must have one size"
-                )
-        return [images[path] for path in snippet.frames]
-
-
-def _size(image: np.ndarray) -> str:
-    return f"{image.shape[1]}x{image.shape[0]}"

@@ -10,8 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vidseg.data.clip import ClipDataset, Video, VideoDataset, permutation
+from vidseg.data.clip import Video, VideoDataset
 from vidseg.data.placement import Placement
+from vidseg.data.sampling import ClipDataset, permutation
 from vidseg.data.transforms import TrainTransform
 from vidseg.flow.estimator import FlowEstimator
 from vidseg.flow.warp import forward_backward_consistent

@@ -205,7 +205,7 @@ class TrainTransform:
     ) -> tuple[torch.Tensor, torch.Tensor, Placement]:
         """As calling it, and where the crop lies in the frames."""
         check_clip(frames, label)
-        labels: Sequence[np.ndarray] = label.reshape(-1, *label.shape[-2:])
+        labels: Sequence[np.ndarray] = list(label.reshape(-1, *label.shape[-2:]))
         frames, labels, matrix = self._resize(frames, labels, rng)
         frames, labels, turn = self._rotate(frames, labels, rng)
         if self.blur and rng.random() < self.blur:

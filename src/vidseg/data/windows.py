@@ -12,6 +12,7 @@ import numpy as np
 Start = Literal["repeat", "skip"]
 # From the index of a frame in its video to the indices it needs, oldest first, itself last.
 Window = Callable[[int], Sequence[int]]
+_FAR = 10**6  # further into a video than any window goes back
 
 
 @dataclass(frozen=True)
@@ -88,6 +89,27 @@ def drawn(num_frames: int, within: int, seed: int = 0, *, start: Start = "repeat
     """
     _check_window(num_frames, within, start)
     return Drawn(num_frames, within, seed, start)
+
+
+def reach(window: Window) -> int:
+    """How many frames back a window goes once the video has run long enough.
+
+    Example:
+        >>> reach(spaced(3, every=2)), reach(drawn(2, within=10))
+        (6, 10)
+    """
+    return window.within if isinstance(window, Drawn) else _FAR - window(_FAR)[0]
+
+
+def mirrored(window: Window, t: int, num_frames: int) -> tuple[int, ...]:
+    """The window of frame `t` in a video of `num_frames` that runs backwards: latest first.
+
+    Example:
+        >>> mirrored(spaced(3, every=3), 20, 30)
+        (29, 26, 23, 20)
+    """
+    newest = num_frames - 1
+    return tuple(newest - index for index in window(newest - t))
 
 
 def _window(t: int, offsets: Sequence[int], start: Start) -> tuple[int, ...]:

@@ -99,6 +99,16 @@ class DataConfig(Source):
         "samples at a video's start left out; every: N, every N-th frame; drawn_within: N, drawn "
         "from the last N frames",
     )
+    sampling: Literal["frames", "videos"] = Field(
+        "frames",
+        description="an epoch has each labelled frame once (frames), or one of each video, drawn "
+        "anew each time (videos), as CFFM's on VSPW",
+    )
+    reverse: Share = Field(
+        0.0,
+        description="probability of a window in the video as it runs backwards: later frames, the "
+        "latest first; the other direction where frames are missing",
+    )
     crop: tuple[Positive, Positive] = Field(description="height, width of a sample, px")
     base_size: tuple[Positive, Positive] | None = Field(
         None, description="width, height that scale 1 stands for; the image's own by default"
@@ -132,6 +142,15 @@ class DataConfig(Source):
         if not 0 < value[0] <= value[1]:
             raise ValueError(f"scale must be (smallest, largest), got {value}")
         return value
+
+    @model_validator(mode="after")
+    def _is_sampled_one_way(self) -> "DataConfig":
+        if self.neighbours is not None and (self.sampling == "videos" or self.reverse):
+            raise ValueError(
+                "data.neighbours chooses the frames beside each labelled frame; leave out "
+                "data.sampling=videos and data.reverse, or the neighbours"
+            )
+        return self
 
 
 class ValidationConfig(Part):

@@ -165,7 +165,8 @@ class _Run:
         if distillation is not None:
             teacher = load_teacher(distillation, self.model, accelerator.device)
         self.clips = self._samples(dataset, None if teacher is None else teacher.model)
-        trained_on = f"{dataset.name}: {len(self.clips)} labelled frames"
+        unit = "videos" if config.data.sampling == "videos" else "labelled frames"
+        trained_on = f"{dataset.name}: {len(self.clips)} {unit}"
         self.model.card = replace(
             self.model.card, fps=samples_fps(self.clips), trained_on=trained_on
         )

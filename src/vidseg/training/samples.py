@@ -1,5 +1,6 @@
 """Which sample comes when: a pure function of the config, the step and the process."""
 
+import logging
 import sys
 import warnings
 from collections.abc import Generator, Iterator
@@ -14,10 +15,12 @@ import torch
 from torch.utils.data import DataLoader, Sampler
 
 from vidseg.data import (
+    Choice,
     ClipDataset,
     Snippet,
     TrainTransform,
     VideoDataset,
+    choices,
     drawn,
     open_dataset,
     preceding,
@@ -25,6 +28,7 @@ from vidseg.data import (
     spaced,
 )
 from vidseg.data.pairs import Neighbours, PairDataset, WithVideo
+from vidseg.data.windows import Window, reach
 from vidseg.flow import open_flow
 from vidseg.segmenter import VideoSegmenter
 from vidseg.training.config import (
@@ -35,6 +39,8 @@ from vidseg.training.config import (
     TrainingConfig,
 )
 from vidseg.training.motion import saved_scores
+
+log = logging.getLogger("vidseg.training")
 
 
 def open_source(source: Source) -> VideoDataset:
@@ -54,17 +60,7 @@ def training_snippets(
     Raises:
         ValueError: no labelled frame has enough frames before it.
     """
-    length = model.window_length
-    window: Any = model.window_frames
-    choice = data.memory
-    if isinstance(choice, ChosenMemory):
-        length = 1 + (choice.frames or length - 1)
-        if choice.drawn_within is not None:
-            window = drawn(length - 1, choice.drawn_within, seed, start=choice.start)
-        else:
-            window = spaced(length - 1, choice.every or 1, start=choice.start)
-    elif choice == "skip":
-        window = preceding(length - 1, start="skip")
+    window, length = _window(data, model, seed)
     whole = [s for s in snippets(dataset, window) if len(s.frame_indices) == length]
     if not whole:
         raise ValueError(
@@ -74,12 +70,57 @@ def training_snippets(
     return whole
 
 
+def _window(data: DataConfig, model: VideoSegmenter, seed: int) -> tuple[Window, int]:
+    """The window of a config, and the number of its frames."""
+    choice, length = data.memory, model.window_length
+    if isinstance(choice, ChosenMemory):
+        length = 1 + (choice.frames or length - 1)
+        if choice.drawn_within is not None:
+            return drawn(length - 1, choice.drawn_within, seed, start=choice.start), length
+        return spaced(length - 1, choice.every or 1, start=choice.start), length
+    if choice == "skip":
+        return preceding(length - 1, start="skip"), length
+    return model.window_frames, length
+
+
+def training_choices(
+    dataset: VideoDataset, data: DataConfig, model: VideoSegmenter, seed: int
+) -> list[Choice]:
+    """What is drawn from where `data.sampling` is "videos", or time may run backwards.
+
+    Videos without a whole window are left out, with one warning.
+
+    Raises:
+        ValueError: no video has a whole window.
+    """
+    window, length = _window(data, model, seed)
+    found = choices(dataset, window, each=data.sampling, reverse=data.reverse)
+    kept = {choice.video.name for choice in found}
+    short = [video.name for video in dataset.videos if video.name not in kept]
+    if not found:
+        raise ValueError(
+            f"{dataset.name}: no video has a labelled frame with the {reach(window)} frames "
+            f"{'beside' if data.reverse else 'before'} it that a window of {length} frames spans"
+        )
+    if short:
+        log.warning(
+            "left out %d of the %d videos of %s, which have no labelled frame with the %d frames "
+            "that a window spans: %s",
+            len(short),
+            len(dataset.videos),
+            dataset.name,
+            reach(window),
+            ", ".join(short[:5]) + (", ..." if len(short) > 5 else ""),
+        )
+    return found
+
+
 def window_fps(chosen: list[Snippet]) -> float | None:
     """Frames per second of the windows (median over the snippets); None where unknown."""
     gaps, rate_hz = [], None
     for snippet in chosen:
         numbers = [snippet.video.numbers[i] for i in snippet.frame_indices]
-        gaps += [late - early for early, late in pairwise(numbers) if late > early]
+        gaps += [abs(late - early) for early, late in pairwise(numbers) if late != early]
         rate_hz = rate_hz or snippet.video.rate_hz
     return rate_hz / median(gaps) if gaps and rate_hz else None
 
@@ -123,7 +164,9 @@ def training_samples(
     near = data.neighbours
     if near is not None and near.video is None:
         return _pairs(dataset, transform, near, config, teacher, labelled=True)
-    chosen = training_snippets(dataset, data, model, config.seed)
+    is_drawn = data.sampling == "videos" or data.reverse > 0
+    find = training_choices if is_drawn else training_snippets
+    chosen = find(dataset, data, model, config.seed)
     clips = ClipDataset(
         dataset,
         chosen,
@@ -172,7 +215,7 @@ def _pairs(
 def samples_fps(samples: Samples) -> float | None:
     """Frames per second of the windows or pairs (median); None where unknown."""
     if isinstance(samples, ClipDataset):
-        return window_fps(list(samples.snippets))
+        return window_fps([samples.snippet(number) for number in range(len(samples))])
     return (samples.pairs if isinstance(samples, WithVideo) else samples).dataset.videos[0].fps
 
 
