@@ -417,6 +417,10 @@ def test_vc_of_other_windows_is_left_out(tmp_path: Path) -> None:
         ({"errors": {"a": 0.2, "z": 0.2}}, r"videos only in one: b; videos only in other: z"),
         ({"accuracy": {"void": "scored"}}, r"void is 'ignored' in one and 'scored' in other"),
         ({"accuracy": {"void": "ignored", "protocol": "12"}}, r"protocol is not stated in one"),
+        (
+            {"accuracy": {"void": "ignored", "score_size": "512x1024"}},
+            r"score size is not stated in one and '512x1024' in other",
+        ),
     ],
 )
 def test_runs_on_something_else_are_refused(

@@ -483,3 +483,35 @@ def test_frames_are_fitted_into_a_box_then_scaled_and_stretched():
     assert maps["a", 0].shape == (24, 40)
     with pytest.raises(ValueError, match=r"fit must be \(height, width\) of 1 px or more"):
         evaluate(model, dataset, fit=(0, 9))
+
+
+def test_labels_are_compared_at_a_given_size(tmp_path):
+    dataset = InMemory(video("a", 3), label_size=(48, 80))
+    result = evaluate(by_colour(), dataset, score_size=(24, 40))
+    maps = maps_of(by_colour(), dataset, score_size=(24, 40))
+    matrix = ConfusionMatrix(3)
+    for index, path in enumerate(dataset.videos[0].frames):
+        logits = by_colour().card.normalise(dataset.read_frame(path))
+        assert np.array_equal(maps["a", index], logits.argmax(0))
+        # The nearest of an even number of pixels: the second of two, as Pillow has it.
+        matrix.update(logits.argmax(0), dataset.read_label(path)[1::2, 1::2])
+        Image.fromarray(maps["a", index]).save(tmp_path / f"{path.stem}.png")
+    assert torch.equal(result.total.confusion.counts, matrix.counts)
+    assert result.conventions["score_size"] == "24x40"
+    for part in result.protocols.values():
+        assert part["score_size"] == "24x40"
+    again = evaluate_predictions(tmp_path, dataset, score_size=(24, 40))
+    assert torch.equal(again.total.confusion.counts, result.total.confusion.counts)
+    with pytest.raises(ValueError, match=r"is 40x24, its label is 80x48.*--score-size"):
+        evaluate_predictions(tmp_path, dataset)
+    sparse = InMemory(video("a", 9, labelled=(8,)), label_size=(48, 80))
+    for run in ({}, {"every_frame": True}):
+        assert evaluate(by_colour(), sparse, score_size=(12, 20), **run).num_scored == 1
+
+
+def test_sizes_to_score_at_that_are_none_are_refused():
+    dataset = InMemory(video("a", 1))
+    with pytest.raises(ValueError, match=r"score_size must be \(height, width\)"):
+        evaluate(by_colour(), dataset, score_size=(0, 4))
+    with pytest.raises(ValueError, match="the exact flow is of the labels' own size"):
+        evaluate_predictions(Path(), dataset, flow="exact", score_size=(4, 4))

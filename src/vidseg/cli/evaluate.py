@@ -29,6 +29,7 @@ def evaluate(
     predictions: given.Predictions = None,
     max_videos: given.MaxVideos = None,
     max_frames: given.MaxFrames = None,
+    score_size: given.ScoreSize = None,
     flow: given.Flow = "dis",
     tc: given.Tc = "vidseg",
     flow_weights: given.FlowWeights = None,
@@ -55,6 +56,7 @@ def evaluate(
     """
     of_data = {"--data": data, "--split": split, "--root": root, "--protocol": protocol}
     of_data |= {"--option": option, "--predictions": predictions, "--max-videos": max_videos}
+    of_data |= {"--score-size": score_size}
     of_runs = {"--fit": fit, "--flip": flip, "--scales": scales != "1", "--batch": batch > 1}
     of_runs |= {"--every-frame": every_frame, "--precision": precision != "fp32"}
     of_models = {"--sliding": sliding, "--context": context}
@@ -82,7 +84,8 @@ def evaluate(
         result = _run_videos(model, video, labels or [], **measured, **how)
     else:
         dataset = _open(data or "camvid", root, split or "val", protocol, option or [])
-        measured["max_videos"] = max_videos
+        size = parse_size(score_size, "--score-size") if score_size else None
+        measured |= {"max_videos": max_videos, "score_size": size}
         if predictions is not None:
             result = _score(predictions, dataset, **measured)
         else:

@@ -83,6 +83,14 @@ MaxFrames = Annotated[
         rich_help_panel=WHAT,
     ),
 ]
+ScoreSize = Annotated[
+    str | None,
+    typer.Option(
+        "--score-size",
+        help="Compare labels at HEIGHTxWIDTH, the truth reduced to it; else at the label's size.",
+        rich_help_panel=WHAT,
+    ),
+]
 Flow = Annotated[
     str,
     typer.Option(

@@ -14,7 +14,7 @@ from vidseg.data.clip import Video, VideoDataset
 from vidseg.flow.estimator import FlowEstimator
 from vidseg.inference.context import VideoContexts, check_contexts, context_name
 from vidseg.inference.evaluation import Evaluation, Observer, Progress
-from vidseg.inference.labelled import dataset_conventions, labelled_frames
+from vidseg.inference.labelled import check_score_size, dataset_conventions, labelled_frames
 from vidseg.inference.motion import Size, open_motion
 from vidseg.inference.passes import Passes
 from vidseg.inference.runner import Precision, Runner, views
@@ -39,6 +39,7 @@ def evaluate(
     flip: bool = False,
     scales: Sequence[float] = (1.0,),
     context: Path | str | None = None,
+    score_size: Size | None = None,
     max_videos: int | None = None,
     max_frames: int | None = None,
     observe: Observer | None = None,
@@ -74,6 +75,8 @@ def evaluate(
         context: of a model that is not causal: a folder of what it wants to know of each video,
             `VIDEO.safetensors` or `VIDEO/centers.pt`. By default it is found in a first pass over
             each video, in every scale and flip, which `ms_per_frame` does not count.
+        score_size: (h, w) at which labels are compared: the truth is reduced to it, each pixel to
+            the nearest one, and the logits are resized to it. By default the size of each label.
         max_videos: score only the first videos.
         max_frames: score at most so many labelled frames, evenly spread.
         observe: called with every frame that is scored, and with those a stream passes through,
@@ -89,8 +92,8 @@ def evaluate(
             one called void may come on top: it is a miss of the true class wherever it is), there
             is no labelled frame, or the data set does not know its exact flow.
     """
-    _check_options(precision, batch_size, scales)
-    _check_sizes(fit=fit)
+    _check_options(precision, batch_size, scales, fit)
+    check_score_size(score_size, flow)
     has_void = _has_void(model, dataset)
     _check_classes(model, dataset, has_void=has_void)
     wanted = labelled_frames(
@@ -120,7 +123,7 @@ def evaluate(
     runner = Runner(model, device, precision, sliding, seen, void_to)
     sees = [partial(view.see, card=model.card) for view in seen]
     contexts = VideoContexts(model, dataset, sees, folder)
-    passes = Passes(runner, dataset, contexts, wanted, batch_size)
+    passes = Passes(runner, dataset, contexts, wanted, batch_size, score_size)
     runs = chain(passes.streams(streamed), passes.windows(windowed))
     done = 0
     try:
@@ -133,7 +136,7 @@ def evaluate(
     finally:
         model.train(was_training)
     conventions: dict[str, Any] = {
-        **dataset_conventions(dataset),
+        **dataset_conventions(dataset, score_size),
         "run_as": _run_as(streamed, windowed),
         "every_frame": every_frame,
         "window_frames": model.window_length,
@@ -168,7 +171,9 @@ def _runs_as_stream(
     return len(video) <= frames or math.isinf(model.horizon)
 
 
-def _check_options(precision: str, batch_size: int, scales: Sequence[float]) -> None:
+def _check_options(
+    precision: str, batch_size: int, scales: Sequence[float], fit: Size | None
+) -> None:
     if precision not in get_args(Precision):
         raise ValueError(
             f"precision must be one of {', '.join(get_args(Precision))}, got {precision!r}"
@@ -177,12 +182,8 @@ def _check_options(precision: str, batch_size: int, scales: Sequence[float]) -> 
         raise ValueError(f"batch_size must be at least 1, got {batch_size}")
     if not scales or any(not 0 < scale <= 8 for scale in scales):
         raise ValueError(f"scales must be ratios in (0, 8], got {tuple(scales)}")
-
-
-def _check_sizes(**sizes: Size | None) -> None:
-    for name, size in sizes.items():
-        if size is not None and (len(size) != 2 or min(size) < 1):
-            raise ValueError(f"{name} must be (height, width) of 1 px or more, got {size}")
+    if fit is not None and (len(fit) != 2 or min(fit) < 1):
+        raise ValueError(f"fit must be (height, width) of 1 px or more, got {fit}")
 
 
 def _has_void(model: VideoSegmenter, dataset: VideoDataset) -> bool:

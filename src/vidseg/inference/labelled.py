@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
+import torch
 
 from vidseg.data.clip import Video, VideoDataset
+from vidseg.flow.estimator import FlowEstimator
+from vidseg.inference.motion import Size
+from vidseg.layers.resize import resize_labels
 
 
 def labelled_frames(
@@ -53,13 +57,42 @@ def label_file(video: Video, index: int) -> Path:
     return path
 
 
-def read_truth(dataset: VideoDataset, video: Video, index: int) -> np.ndarray:
-    """The label of a labelled frame: (h, w) uint8, `dataset.ignore` where void."""
-    return dataset.read_label(label_file(video, index))
+def read_truth(
+    dataset: VideoDataset, video: Video, index: int, size: Size | None = None
+) -> np.ndarray:
+    """The label of a labelled frame: (h, w) uint8, `dataset.ignore` where void.
+
+    Args:
+        dataset: reads it.
+        video: of the frame.
+        index: of the frame.
+        size: (h, w) to reduce it to, each pixel to the nearest one; None for its own size.
+    """
+    truth = dataset.read_label(label_file(video, index))
+    if size is None:
+        return truth
+    return resize_labels(torch.from_numpy(truth), size).numpy()
 
 
-def dataset_conventions(dataset: VideoDataset) -> dict[str, Any]:
-    """What of the data set decides the figures: name, protocol, rate of the frames, void rule."""
+def check_score_size(size: Size | None, flow: FlowEstimator | Literal["exact"] | None) -> None:
+    """Refuse a size to score at that is none, or at which the flow is not known.
+
+    Raises:
+        ValueError: see above.
+    """
+    if size is None:
+        return
+    if len(size) != 2 or min(size) < 1:
+        raise ValueError(f"score_size must be (height, width) of 1 px or more, got {size}")
+    if flow == "exact":
+        raise ValueError(
+            "the exact flow is of the labels' own size; leave the score size (--score-size) out, "
+            "or have the flow estimated: dis"
+        )
+
+
+def dataset_conventions(dataset: VideoDataset, score_size: Size | None = None) -> dict[str, Any]:
+    """What decides the figures: data set, protocol, rate of the frames, void rule, size."""
     protocol = getattr(dataset, "protocol", None)
     rates = sorted({round(video.fps, 3) for video in dataset.videos if video.fps is not None})
     return {
@@ -67,6 +100,7 @@ def dataset_conventions(dataset: VideoDataset) -> dict[str, Any]:
         **({} if protocol is None else {"protocol": protocol}),
         **({"frames_per_second": rates} if rates else {}),
         "num_classes": dataset.num_classes,
+        **({} if score_size is None else {"score_size": f"{score_size[0]}x{score_size[1]}"}),
         "void": "counted as false positives" if dataset.void_is_error else "ignored",
         "mean": "over the classes that occur, counts summed over the set",
     }

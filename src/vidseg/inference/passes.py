@@ -38,6 +38,7 @@ class Passes:
         contexts: what the model knows of whole videos.
         wanted: the frames of each video that have a truth to compare with.
         batch_size: streams or windows that run together, where their frames are of one size.
+        score_size: (h, w) of truth and label maps; None for that of each label.
     """
 
     runner: Runner
@@ -45,6 +46,7 @@ class Passes:
     contexts: VideoContexts
     wanted: dict[Video, tuple[int, ...]]
     batch_size: int = 1
+    score_size: Size | None = None
 
     def streams(self, videos: Sequence[Video]) -> Iterator[list[Observed]]:
         """Step through videos in lockstep; one that has ended repeats its last frame, unscored.
@@ -120,12 +122,17 @@ class Passes:
     def _read(self, video: Video, index: int) -> tuple[np.ndarray, np.ndarray | None]:
         image = self.dataset.read_frame(video.frames[index])
         is_wanted = index in self.wanted[video]
-        return image, read_truth(self.dataset, video, index) if is_wanted else None
+        return image, self._truth(video, index) if is_wanted else None
+
+    def _truth(self, video: Video, index: int) -> np.ndarray:
+        return read_truth(self.dataset, video, index, self.score_size)
 
     def _grid(self, video: Video) -> Size:
         """The size of a video's label maps: of its truth, of its frames where it has none."""
+        if self.score_size is not None:
+            return self.score_size
         if self.wanted[video]:
-            return _size(read_truth(self.dataset, video, self.wanted[video][0]))
+            return _size(self._truth(video, self.wanted[video][0]))
         return _size(self.dataset.read_frame(video.frames[0]))
 
     def _same_size(self, videos: Sequence[Video]) -> Iterator[list[Video]]:

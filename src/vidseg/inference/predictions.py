@@ -11,8 +11,14 @@ from vidseg.data.clip import VideoDataset
 from vidseg.data.files import read_indices
 from vidseg.flow.estimator import FlowEstimator
 from vidseg.inference.evaluation import SAVED_MAPS, Evaluation, Observed, Observer, Progress
-from vidseg.inference.labelled import dataset_conventions, label_file, labelled_frames, read_truth
-from vidseg.inference.motion import open_motion
+from vidseg.inference.labelled import (
+    check_score_size,
+    dataset_conventions,
+    label_file,
+    labelled_frames,
+    read_truth,
+)
+from vidseg.inference.motion import Size, open_motion
 from vidseg.inference.scoring import Scorer
 from vidseg.metrics.consistency import Protocol
 
@@ -23,6 +29,7 @@ def evaluate_predictions(
     *,
     flow: FlowEstimator | Literal["exact"] | None = None,
     tc: Protocol = "vidseg",
+    score_size: Size | None = None,
     max_videos: int | None = None,
     max_frames: int | None = None,
     observe: Observer | None = None,
@@ -39,6 +46,8 @@ def evaluate_predictions(
         flow: along which labelled neighbours are compared: an estimator, "exact" where the data
             set was rendered, or None for no comparison.
         tc: protocol of TC, as for `evaluate`; the official ones allow no void in label maps.
+        score_size: (h, w) of the label maps; the truth is reduced to it, each pixel to the nearest
+            one. By default label maps are of the size of the label.
         max_videos: score only the first videos.
         max_frames: score at most so many labelled frames, evenly spread.
         observe: called with every frame and what was measured of it.
@@ -52,6 +61,7 @@ def evaluate_predictions(
     folder = Path(folder)
     if not folder.is_dir():
         raise FileNotFoundError(f"no folder of label maps at {folder}")
+    check_score_size(score_size, flow)
     wanted = labelled_frames(dataset, max_videos=max_videos, max_frames=max_frames)
     scorer = Scorer(
         dataset,
@@ -63,12 +73,12 @@ def evaluate_predictions(
     total = sum(map(len, wanted.values()))
     places = ((video, index) for video, indices in wanted.items() for index in indices)
     for done, (video, index) in enumerate(places, start=1):
-        truth = read_truth(dataset, video, index)
+        truth = read_truth(dataset, video, index, score_size)
         labels = _read_label_map(folder, label_file(video, index), truth.shape, dataset)
         scorer.add([Observed(video, index, None, labels, truth)])
         if progress:
             progress(done, total)
-    conventions = {**dataset_conventions(dataset), "run_as": SAVED_MAPS}
+    conventions = {**dataset_conventions(dataset, score_size), "run_as": SAVED_MAPS}
     return scorer.evaluation(conventions, None)
 
 
@@ -85,6 +95,6 @@ def _read_label_map(
     if labels.shape != shape:
         raise ValueError(
             f"{path} is {labels.shape[1]}x{labels.shape[0]}, its label is {shape[1]}x{shape[0]}; "
-            "label maps are scored at the size of the label and never resized"
+            "label maps are never resized: the truth can be (--score-size HEIGHTxWIDTH)"
         )
     return np.where(labels < dataset.num_classes, labels, dataset.ignore).astype(np.uint8)

@@ -125,8 +125,8 @@ class Scorer:
         for name in list(self._windows):
             self._finish_windows(name)
         order = [video.name for video in self.dataset.videos if video.name in self.videos]
-        rate = {k: v for k, v in conventions.items() if k == "frames_per_second"}
-        decides = ("data", "protocol", "num_classes", "void", "mean")
+        of_pairs = ("frames_per_second", "score_size")
+        decides = ("data", "protocol", "num_classes", "score_size", "void", "mean")
         flow: dict[str, Any] = {"flow": None}
         if self.motion is not None:
             pairs = "frames" if self.every_frame else "labelled frames"
@@ -142,7 +142,11 @@ class Scorer:
                     **{key: conventions[key] for key in decides if key in conventions},
                     "boundary": f"within {BOUNDARY_PX} px of another true class",
                 },
-                "consistency": {"protocol": self.tc, **flow, **rate},
+                "consistency": {
+                    "protocol": self.tc,
+                    **flow,
+                    **{key: conventions[key] for key in of_pairs if key in conventions},
+                },
             },
             series=[figures for name in order for figures in self._series[name]],
             ms_per_frame=ms_per_frame,
