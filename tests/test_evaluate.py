@@ -341,7 +341,9 @@ def test_void_in_label_maps_is_a_miss(tmp_path):
 
 def test_wrong_label_maps_are_refused(tmp_path):
     dataset = InMemory(video("a", 1))
-    with pytest.raises(FileNotFoundError, match=r"no label map a_0.png in .* named as its label"):
+    with pytest.raises(
+        FileNotFoundError, match=r"no label map a/a_0.png or a_0.png in .* named as its label"
+    ):
         evaluate_predictions(tmp_path, dataset)
     with pytest.raises(FileNotFoundError, match="no folder of label maps"):
         evaluate_predictions(tmp_path / "nowhere", dataset)

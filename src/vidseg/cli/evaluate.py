@@ -43,6 +43,7 @@ def evaluate(
     batch: given.Batch = 1,
     device: Device = None,
     precision: given.Precision = "fp32",
+    save_labels: given.SaveLabels = None,
     out: given.Out = None,
     json: given.Json = False,
 ) -> None:
@@ -57,7 +58,13 @@ def evaluate(
     of_data = {"--data": data, "--split": split, "--root": root, "--protocol": protocol}
     of_data |= {"--option": option, "--predictions": predictions, "--max-videos": max_videos}
     of_data |= {"--score-size": score_size}
-    of_runs = {"--fit": fit, "--flip": flip, "--scales": scales != "1", "--batch": batch > 1}
+    of_runs = {
+        "--fit": fit,
+        "--save-labels": save_labels,
+        "--flip": flip,
+        "--scales": scales != "1",
+        "--batch": batch > 1,
+    }
     of_runs |= {"--every-frame": every_frame, "--precision": precision != "fp32"}
     of_models = {"--sliding": sliding, "--context": context}
     if video:
@@ -92,7 +99,7 @@ def evaluate(
             how = {"device": find_device(device), "sliding": _sliding(sliding), "context": context}
             how |= {"flip": flip, "scales": _scales(scales), "every_frame": every_frame}
             how |= {"fit": parse_size(fit, "--fit") if fit else None}
-            how |= {"precision": precision, "batch_size": batch}
+            how |= {"save_labels": save_labels, "precision": precision, "batch_size": batch}
             result = _run_model(model, dataset, **measured, **how)
     name, command = _name(model, predictions), shlex.join(["vidseg", *sys.argv[1:]])
     if out is not None:

@@ -67,7 +67,7 @@ Predictions = Annotated[
     Path | None,
     typer.Option(
         "--predictions",
-        help="Score these label maps (PNG, named as the labels), no model.",
+        help="Score these label maps, no model: VIDEO/FRAME.png, or named as the labels.",
         rich_help_panel=WHAT,
     ),
 ]
@@ -159,6 +159,14 @@ Batch = Annotated[
 ]
 Precision = Annotated[
     str, typer.Option("--precision", help="fp32, bf16 or fp16.", rich_help_panel=HOW)
+]
+SaveLabels = Annotated[
+    Path | None,
+    typer.Option(
+        "--save-labels",
+        help="Folder for the label map of every frame that runs, VIDEO/FRAME.png (VSPW's form).",
+        rich_help_panel=WRITE,
+    ),
 ]
 Out = Annotated[
     Path | None,

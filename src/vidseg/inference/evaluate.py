@@ -2,11 +2,11 @@
 
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 
@@ -14,6 +14,7 @@ from vidseg.data.clip import Video, VideoDataset
 from vidseg.flow.estimator import FlowEstimator
 from vidseg.inference.context import VideoContexts, check_contexts, context_name
 from vidseg.inference.evaluation import Evaluation, Observer, Progress
+from vidseg.inference.label_maps import LabelMaps
 from vidseg.inference.labelled import check_score_size, dataset_conventions, labelled_frames
 from vidseg.inference.motion import Size, open_motion
 from vidseg.inference.passes import Passes
@@ -40,6 +41,7 @@ def evaluate(
     scales: Sequence[float] = (1.0,),
     context: Path | str | None = None,
     score_size: Size | None = None,
+    save_labels: Path | str | None = None,
     max_videos: int | None = None,
     max_frames: int | None = None,
     observe: Observer | None = None,
@@ -77,6 +79,8 @@ def evaluate(
             each video, in every scale and flip, which `ms_per_frame` does not count.
         score_size: (h, w) at which labels are compared: the truth is reduced to it, each pixel to
             the nearest one, and the logits are resized to it. By default the size of each label.
+        save_labels: a folder that gets the label map of every frame that runs, scored or passed
+            through, as VIDEO/FRAME.png (VSPW's form), at the size at which labels are compared.
         max_videos: score only the first videos.
         max_frames: score at most so many labelled frames, evenly spread.
         observe: called with every frame that is scored, and with those a stream passes through,
@@ -88,6 +92,7 @@ def evaluate(
 
     Raises:
         FileNotFoundError: `context` holds none of a video.
+        FileExistsError: the folder of `save_labels` holds files that this run does not write.
         ValueError: an option is out of range, the model's classes are not the data set's (a last
             one called void may come on top: it is a miss of the true class wherever it is), there
             is no labelled frame, or the data set does not know its exact flow.
@@ -103,14 +108,11 @@ def evaluate(
     motion = open_motion(flow, dataset, tc)
     folder = None if context is None else Path(context)
     check_contexts(model, folder, (video.name for video in wanted))
-    streamed = [v for v in wanted if every_frame or _runs_as_stream(model, v, wanted)]
-    windowed = [video for video in wanted if video not in streamed]
-    total = sum(len(video) for video in streamed) + sum(len(wanted[video]) for video in windowed)
-    coming = {video.name: frozenset(wanted[video]) for video in windowed}
-    coming |= {video.name: range(len(video)) for video in streamed}
+    plan = _planned(model, wanted, every_frame=every_frame)
+    maps = None if save_labels is None else LabelMaps(save_labels, dataset.palette, plan.coming)
     scorer = Scorer(
         dataset,
-        coming,
+        {video.name: indices for video, indices in plan.coming.items()},
         motion=motion,
         observe=observe,
         has_void_labels=has_void,
@@ -124,12 +126,15 @@ def evaluate(
     sees = [partial(view.see, card=model.card) for view in seen]
     contexts = VideoContexts(model, dataset, sees, folder)
     passes = Passes(runner, dataset, contexts, wanted, batch_size, score_size)
-    runs = chain(passes.streams(streamed), passes.windows(windowed))
-    done = 0
+    runs = chain(passes.streams(plan.streamed), passes.windows(plan.windowed))
+    done, total = 0, sum(map(len, plan.coming.values()))
     try:
         with torch.inference_mode():
             for results in runs:
                 scorer.add(results)
+                if maps is not None:
+                    for frame in results:
+                        maps.write(frame.video, frame.frame_index, frame.labels)
                 done += len(results)
                 if progress:
                     progress(done, total)
@@ -137,7 +142,7 @@ def evaluate(
         model.train(was_training)
     conventions: dict[str, Any] = {
         **dataset_conventions(dataset, score_size),
-        "run_as": _run_as(streamed, windowed),
+        "run_as": plan.run_as,
         "every_frame": every_frame,
         "window_frames": model.window_length,
         "image": sliding_name(sliding),
@@ -154,21 +159,36 @@ def evaluate(
     return scorer.evaluation(conventions, runner.ms_per_frame)
 
 
-def _run_as(streamed: Sequence[Video], windowed: Sequence[Video]) -> str:
-    named = (("stream", streamed), ("windows", windowed))
-    return " and ".join(name for name, videos in named if videos)
-
-
 def _device_of(model: VideoSegmenter) -> torch.device:
     return next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
 
 
-def _runs_as_stream(
-    model: VideoSegmenter, video: Video, wanted: dict[Video, tuple[int, ...]]
-) -> bool:
-    """Whether a stream is cheaper than windows, or no window reaches back as far as the model."""
-    frames = sum(len(model.window_frames(index)) for index in wanted[video])
-    return len(video) <= frames or math.isinf(model.horizon)
+class _Plan(NamedTuple):
+    """Which videos run as streams and which as windows, and the frames of each that will come."""
+
+    streamed: list[Video]
+    windowed: list[Video]
+    coming: dict[Video, Collection[int]]
+
+    @property
+    def run_as(self) -> str:
+        named = (("stream", self.streamed), ("windows", self.windowed))
+        return " and ".join(name for name, videos in named if videos)
+
+
+def _planned(
+    model: VideoSegmenter, wanted: dict[Video, tuple[int, ...]], *, every_frame: bool
+) -> _Plan:
+    """Streams where they are cheaper, or where no window reaches back as far as the model."""
+
+    def streams(video: Video) -> bool:
+        frames = sum(len(model.window_frames(index)) for index in wanted[video])
+        return every_frame or len(video) <= frames or math.isinf(model.horizon)
+
+    streamed = [video for video in wanted if streams(video)]
+    windowed = [video for video in wanted if video not in streamed]
+    coming: dict[Video, Collection[int]] = {video: range(len(video)) for video in streamed}
+    return _Plan(streamed, windowed, coming | {video: wanted[video] for video in windowed})
 
 
 def _check_options(

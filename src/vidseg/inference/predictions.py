@@ -7,10 +7,11 @@ from typing import Literal
 
 import numpy as np
 
-from vidseg.data.clip import VideoDataset
+from vidseg.data.clip import Video, VideoDataset
 from vidseg.data.files import read_indices
 from vidseg.flow.estimator import FlowEstimator
 from vidseg.inference.evaluation import SAVED_MAPS, Evaluation, Observed, Observer, Progress
+from vidseg.inference.label_maps import label_map_file
 from vidseg.inference.labelled import (
     check_score_size,
     dataset_conventions,
@@ -35,13 +36,15 @@ def evaluate_predictions(
     observe: Observer | None = None,
     progress: Progress | None = None,
 ) -> Evaluation:
-    """Score saved label maps: PNG files named as the labels, at the labels' size.
+    """Score saved label maps: PNG files, VIDEO/FRAME.png or named as the labels.
 
     A value that is no class counts as void: it is a miss of the true class and a false positive
     of none; it is not compared along the flow, and in video consistency it never stays.
 
     Args:
-        folder: holds one PNG of class indices (grey or palette) per labelled frame.
+        folder: holds one PNG of class indices (grey or palette) per labelled frame, in folders of
+            videos under the frame's name (as `evaluate` saves them, VSPW's form), or under the
+            label's name.
         dataset: the truth.
         flow: along which labelled neighbours are compared: an estimator, "exact" where the data
             set was rendered, or None for no comparison.
@@ -74,7 +77,7 @@ def evaluate_predictions(
     places = ((video, index) for video, indices in wanted.items() for index in indices)
     for done, (video, index) in enumerate(places, start=1):
         truth = read_truth(dataset, video, index, score_size)
-        labels = _read_label_map(folder, label_file(video, index), truth.shape, dataset)
+        labels = _read_label_map(folder, video, index, truth.shape, dataset)
         scorer.add([Observed(video, index, None, labels, truth)])
         if progress:
             progress(done, total)
@@ -83,13 +86,17 @@ def evaluate_predictions(
 
 
 def _read_label_map(
-    folder: Path, label: Path, shape: tuple[int, ...], dataset: VideoDataset
+    folder: Path, video: Video, index: int, shape: tuple[int, ...], dataset: VideoDataset
 ) -> np.ndarray:
-    path = folder / f"{label.stem}.png"
+    # By its video first: VSPW's frames have the same names in every video.
+    of_frame = label_map_file(folder, video, index)
+    of_label = folder / f"{label_file(video, index).stem}.png"
+    path = of_frame if of_frame.is_file() else of_label
     if not path.is_file():
         raise FileNotFoundError(
-            f"no label map {path.name} in {folder}; every labelled frame of {dataset.name} needs "
-            "a PNG that is named as its label"
+            f"no label map {of_frame.relative_to(folder)} or {of_label.name} in {folder}; every "
+            f"labelled frame of {dataset.name} needs a PNG, in a folder of its video and named as "
+            "the frame, or named as its label"
         )
     labels = read_indices(path)
     if labels.shape != shape:
