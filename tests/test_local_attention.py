@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from vidseg.layers import local_attention as layer
 from vidseg.layers.local_attention import local_attention, local_scores, local_sum
@@ -126,6 +127,31 @@ def test_exports():
     torch.testing.assert_close(exported(*inputs), Read()(*inputs))
 
 
+class Largest(TorchDispatchMode):
+    """The most bytes that one operation allocates."""
+
+    nbytes = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        if isinstance(result, torch.Tensor) and not func.is_view:
+            self.nbytes = max(self.nbytes, result.nbytes)
+        return result
+
+
+@pytest.mark.parametrize("shape", [(1, 3, 4, 8, 16, 96, 4), (4, 1, 4, 300, 9, 40, 4)])
+def test_a_large_map_goes_in_parts(monkeypatch, shape):
+    monkeypatch.setattr(layer, "CHUNK_BYTES", 2**18)
+    inputs = make(shape, dtype=torch.float32)
+    with torch.no_grad(), Largest() as parts:
+        result = local_attention(*inputs, radius_px=shape[-1])
+    assert parts.nbytes <= max(2**18, result.nbytes)
+    monkeypatch.setattr(layer, "CHUNK_BYTES", 2**30)
+    with torch.no_grad(), Largest() as whole:
+        local_attention(*inputs, radius_px=shape[-1])
+    assert whole.nbytes > 2 * max(2**18, result.nbytes)
+
+
 def test_any_layout_gives_one_result():
     inputs = make((2, 3, 4, 5, 9, 14, 2))
     query, keys, values = (x.movedim(-3, -1).contiguous().movedim(-1, -3) for x in inputs)
@@ -139,6 +165,8 @@ def test_wrong_shapes():
         local_attention(query, keys, values[:, :1], radius_px=1)
     with pytest.raises(ValueError, match=r"must be \(B, d, h, w\)"):
         local_attention(query[:, :2], keys, values, radius_px=1)
+    with pytest.raises(ValueError, match=r"keys \(1, 0, 4, 5, 6\) hold no frame to read"):
+        local_attention(query, keys[:, :0], values[:, :0], radius_px=1)
     with pytest.raises(ValueError, match="0 or more, got -1"):
         local_attention(query, keys, values, radius_px=-1)
     with pytest.raises(ValueError, match='"zero" or "mask", got \'reflect\''):

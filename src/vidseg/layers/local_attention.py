@@ -311,5 +311,7 @@ def _check(query: Tensor, keys: Tensor, values: Tensor, radius_px: int) -> None:
             f"query {tuple(query.shape)}, keys {tuple(keys.shape)} and values "
             f"{tuple(values.shape)} must be (B, d, h, w), (B, K, d, h, w) and (B, K, D, h, w)"
         )
+    if not keys.numel():
+        raise ValueError(f"keys {tuple(keys.shape)} hold no frame to read, or no pixel")
     if radius_px < 0:
         raise ValueError(f"radius_px must be 0 or more, got {radius_px}")
