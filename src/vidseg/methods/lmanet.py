@@ -18,7 +18,7 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor, nn
 
-from vidseg.backbones import ERFNetEncoder, build_backbone
+from vidseg.backbones import ERFNetEncoder, ResNet, build_backbone
 from vidseg.backbones.erfnet import ERFNET_CARD, ERFNetDecoder
 from vidseg.classes import CITYSCAPES_WITH_VOID, ClassSet
 from vidseg.layers.gated_fusion import FUSIONS, REDUCED
@@ -47,7 +47,6 @@ class LMANet(LocalMemorySegmenter):
         read_decoder: a second decoder in training, on what was read alone (ERFNet).
         shallow_decoder: a 1x1 convolution in the decoder's place, at stride 8 (ERFNet).
         zero_void: the last class is no output of the network but a logit of 0 (PSPNet).
-        dropout: of whole channels before the classifier (PSPNet).
         backbone_options: further arguments of the backbone, such as output_stride.
 
     Raises:
@@ -93,7 +92,6 @@ class LMANet(LocalMemorySegmenter):
         read_decoder: bool = False,
         shallow_decoder: bool = False,
         zero_void: bool = False,
-        dropout: float = 0.1,
         **backbone_options: Any,
     ) -> None:
         super().__init__()
@@ -117,18 +115,24 @@ class LMANet(LocalMemorySegmenter):
                 raise ValueError("zero_void is PSPNet's; ERFNet decides on every class itself")
             self.card, self.prefers_channels_last = ERFNET_CARD, True
             first, middle, _ = self.backbone.channels
-            self.decoder = ERFNetDecoder(channels, num_classes, widths=(middle, first))
             if shallow_decoder:
                 self.decoder = nn.Conv2d(channels, num_classes, 1)
+            else:
+                self.decoder = ERFNetDecoder(channels, num_classes, widths=(middle, first))
             if read_decoder:
                 width = self.attention.value_channels or channels
                 self.read_decoder = ERFNetDecoder(width, num_classes, widths=(width // 2, first))
-        else:
+        elif isinstance(self.backbone, ResNet):
             if read_decoder or shallow_decoder:
                 raise ValueError("read_decoder and shallow_decoder are for ERFNet alone")
             self.align_corners, self.card = True, Card(size_multiple=8, size_offset=1)
             self.ppm = PyramidPooling(channels)
-            self.cls = pyramid_head(self.ppm.out_channels, 512, num_classes - zero_void, dropout)
+            self.cls = pyramid_head(self.ppm.out_channels, 512, num_classes - zero_void)
+        else:
+            raise ValueError(
+                f"LMANet has no decoder for {backbone!r}: its hosts are ERFNet and ResNets; "
+                "vidseg.LocalMemory(model) gives a memory to any other network"
+            )
 
     @classmethod
     def tiny(cls, num_classes: int = 5, **options: Any) -> Self:
