@@ -24,7 +24,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 FLOORS = [
     {"atomic", "classes", "hub", "suggest", "values"},
     {"layers", "weights"},
-    {"segmenter", "local_memory", "feature_mining", "backbones", "flow"},
+    {"segmenter", "halves", "local_memory", "feature_mining", "backbones", "flow"},
     {"losses", "metrics"},
     {"data", "methods"},
     {"inference", "report"},
@@ -36,6 +36,7 @@ WITHOUT_METHODS = {
     "layers",
     "weights",
     "segmenter",
+    "halves",
     "local_memory",
     "feature_mining",
     "backbones",

@@ -5,7 +5,7 @@ network, so it stands here, without one.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, Self
 
@@ -13,9 +13,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from vidseg.halves import Half, check_maps, check_part, explained, find_halves, run_half
 from vidseg.layers.gated_fusion import REDUCED
+from vidseg.layers.local_attention import Border
 from vidseg.layers.memory_attention import KeyValue, LocalMemoryAttention
-from vidseg.segmenter import Memory, PerFrame, VideoSegmenter
+from vidseg.segmenter import Memory, VideoSegmenter
 from vidseg.weights import Card
 
 
@@ -97,8 +99,9 @@ class LocalMemorySegmenter(VideoSegmenter):
         Raises:
             ValueError: an option is out of range, or does not go with another one.
         """
-        if memory_frames < 1:
-            raise ValueError(f"memory_frames must be at least 1, got {memory_frames}")
+        for name, count in (("memory_frames", memory_frames), ("key_channels", key_channels)):
+            if not isinstance(count, int) or count < 1:
+                raise ValueError(f"{name} must be a whole number of at least 1, got {count}")
         if recurrent and memorize_first:
             raise ValueError(
                 "recurrent and memorize_first exclude each other: what was fused cannot be "
@@ -198,10 +201,14 @@ class LocalMemorySegmenter(VideoSegmenter):
                 f"the memory's keys and values are {slot[0]} and {slot[1]}, this frame's "
                 f"{wanted[0]} and {wanted[1]}; {advice}"
             )
-
-
-# A half of an image model: the name of a module in it, or a function of the model and the input.
-Half = str | Callable[[Any, Any], Any]
+        for ours, theirs in zip(feature.remembered, (memory.keys, memory.values), strict=False):
+            place, its_place = (ours.dtype, ours.device), (theirs[-1].dtype, theirs[-1].device)
+            if place != its_place:
+                raise ValueError(
+                    f"the memory is {its_place[0]} on {its_place[1]}, this frame's keys and values "
+                    f"are {place[0]} on {place[1]}; memory.to({str(place[1])!r}, {place[0]}), or "
+                    "run the whole stream in one precision"
+                )
 
 
 class LocalMemory(LocalMemorySegmenter):
@@ -215,7 +222,7 @@ class LocalMemory(LocalMemorySegmenter):
         split: its halves, each the name of a module, or a function of (model, input). The first
             takes (N, 3, H, W) and gives a map (N, D, h, w), or a tuple, list or dict of tensors;
             the second takes the same and gives (N, C, h', w') logits. A per-frame model of vidseg
-            is split where it says itself.
+            is split where it says itself. Lambdas cannot be pickled, nor can the model then.
         level: which of the first half's tensors the memory fuses, of those in a tuple the last
             by default.
         memory_frames: Q.
@@ -228,11 +235,15 @@ class LocalMemory(LocalMemorySegmenter):
         card: normalisation and size rule; those of a model of vidseg are taken over.
         align_corners: how logits are resized; that of a model of vidseg is taken over.
         size: (H, W) of a black frame that is run once to learn the widths.
-        options: memorize_first, recurrent, border and learnable_constant, as LMANet has them.
+        memorize_first: a frame is remembered before it reads, so it reads itself, too.
+        recurrent: remember what was fused, not what was encoded; the past then has no end.
+        border: see `LocalMemoryAttention`.
+        learnable_constant: see `LocalMemoryAttention`.
 
     Raises:
         ValueError: the model has no known halves, or they do not fit together; an option is out
             of range.
+        TypeError: `model` is no module; a half is neither a name nor a function.
 
     Example:
         >>> class Network(nn.Module):
@@ -259,11 +270,14 @@ class LocalMemory(LocalMemorySegmenter):
         card: Card | None = None,
         align_corners: bool | None = None,
         size: tuple[int, int] = (64, 64),
-        **options: Any,
+        memorize_first: bool = False,
+        recurrent: bool = False,
+        border: Border = "mask",
+        learnable_constant: bool = False,
     ) -> None:
         super().__init__()
-        self.host, self.trained = model, tuple(trained)
-        self._halves = _find_halves(model, split)
+        self._halves = find_halves(model, split)
+        self.host, self.trained = model, _check_trained(model, trained)
         if isinstance(model, VideoSegmenter):
             self.align_corners, self.prefers_channels_last = (
                 model.align_corners,
@@ -272,25 +286,27 @@ class LocalMemory(LocalMemorySegmenter):
             self.card = replace(model.card, architecture="", options={})
         self.card = card or self.card
         self.align_corners = self.align_corners if align_corners is None else align_corners
-        model.eval().requires_grad_(False)
-        for name in self.trained:
-            model.get_submodule(name).requires_grad_(True)
-        channels, self.num_classes = self._look(size, level)
+        model.eval()
+        x, logits = self._look(size, level)
+        channels, self.num_classes = x.shape[1], logits.shape[1]
         is_narrow = channels <= 256 and channels % 2 == 0
         self.build_memory(
             channels,
             memory_frames=memory_frames,
+            memorize_first=memorize_first,
+            recurrent=recurrent,
+            key_channels=max(1, min(channels // 8, 128)) if key_channels is None else key_channels,
             window=window,
-            key_channels=key_channels or max(1, min(channels // 8, 128)),
             fusion=fusion or ("sigmoid-do1" if is_narrow else REDUCED),
-            **{"memorize_first": False, "recurrent": False, "border": "mask"}
-            | {"learnable_constant": False}
-            | options,
+            border=border,
+            learnable_constant=learnable_constant,
         )
-        like = next(model.parameters(), torch.zeros(()))
-        self.attention.to(like.device)
+        self.attention.to(x.device, x.dtype)
         if self.first_encoder is not None:
-            self.first_encoder.to(like.device)
+            self.first_encoder.to(x.device, x.dtype)
+        model.requires_grad_(False)
+        for name in self.trained:
+            model.get_submodule(name).requires_grad_(True)
 
     def train(self, mode: bool = True) -> Self:
         """Training mode for the new parts and for what of the model is `trained`."""
@@ -302,7 +318,7 @@ class LocalMemory(LocalMemorySegmenter):
 
     def encode(self, frames: Tensor) -> Encoded:
         """(N, 3, H, W) -> the map, what of it will be remembered, and the first half's rest."""
-        leaves = pytree.tree_leaves(self._halves[0](self.host, frames))
+        leaves = pytree.tree_leaves(run_half(self.host, self._halves[0], frames))
         x = leaves.pop(self._place)
         return self.remembering(x, tuple(leaves))
 
@@ -310,70 +326,44 @@ class LocalMemory(LocalMemorySegmenter):
         """(N, D, h, w) and the rest -> (N, C, h', w') logits: the second half."""
         leaves = list(rest)
         leaves.insert(self._place, x)
-        return self._halves[1](self.host, self._join(leaves))
+        joined = pytree.tree_map(lambda place: leaves[place], self._places)
+        return run_half(self.host, self._halves[1], joined)
 
-    def _look(self, size: tuple[int, int], level: int) -> tuple[int, int]:
-        """D and C, from one black frame through both halves; keeps how the first half's map and
-        rest are told apart and joined again.
+    def _look(self, size: tuple[int, int], level: int) -> tuple[Tensor, Tensor]:
+        """The map and the logits of one black frame; keeps which of the first half's tensors is
+        the map, and how they are joined again.
         """
         like = next(self.host.parameters(), torch.zeros(()))
         frame = torch.zeros(1, 3, *size, device=like.device, dtype=like.dtype)
         with torch.no_grad():
-            leaves, form = pytree.tree_flatten(self._halves[0](self.host, frame))
-            _check_maps(leaves, level)
-            # A function, which a copy of the model shares; copying the form itself warns.
-            self._join = lambda leaves: pytree.tree_unflatten(leaves, form)
+            with explained(
+                f"the first half fails on a frame {tuple(frame.shape)}",
+                "it must take (N, 3, H, W); size=(H, W) gives it a frame of another size",
+            ):
+                found = run_half(self.host, self._halves[0], frame)
+            leaves, form = pytree.tree_flatten(found)
+            check_maps(leaves, level)
+            # The first half's own containers, with the number of each tensor in its place.
+            self._places = pytree.tree_unflatten(list(range(len(leaves))), form)
             self._place = range(len(leaves))[level]
+            shapes = [tuple(leaf.shape) for leaf in leaves]
             x = leaves.pop(self._place)
-            logits = self.decode_map(x, *leaves)
+            with explained(
+                f"the second half fails on the first's {type(found).__name__} of {shapes}",
+                "where modules do not fit together, pass functions of (model, input)",
+            ):
+                logits = self.decode_map(x, *leaves)
         if not isinstance(logits, Tensor) or logits.dim() != 4 or len(logits) != 1:
             raise ValueError(
                 "the second half must give logits (N, C, h, w), got "
                 f"{tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__}"
             )
-        return x.shape[1], logits.shape[1]
+        return x, logits
 
 
-def _find_halves(
-    model: nn.Module, split: tuple[Half, Half] | None
-) -> tuple[Callable[[Any, Any], Any], Callable[[Any, Any], Any]]:
-    if split is not None:
-        return _half(model, split[0]), _half(model, split[1])
-    if isinstance(model, PerFrame):
-        raise ValueError(
-            "PerFrame runs its model as a whole, there is nothing between its halves; give the "
-            "model itself, LocalMemory(per_frame.model, split=...)"
-        )
-    if not isinstance(model, VideoSegmenter):
-        names = ", ".join(name for name, _ in model.named_children())
-        raise ValueError(
-            f"{type(model).__name__} does not say where it can be split; pass split=(first, "
-            f"second), names of modules (it has {names or 'none'}) or functions of (model, input)"
-        )
-    if model.memory_type is not Memory:
-        raise ValueError(
-            f"{type(model).__name__} has a memory of its own; LocalMemory is for models of one "
-            "frame"
-        )
-    return (lambda net, frames: net.encode(frames)), (lambda net, x: net.decode(x))
-
-
-def _half(model: nn.Module, half: Half) -> Callable[[Any, Any], Any]:
-    if not isinstance(half, str):
-        return half
-    if half not in dict(model.named_modules()):
-        names = ", ".join(name for name, _ in model.named_children())
-        raise ValueError(f"split: {type(model).__name__} has no module {half!r}; it has {names}")
-    return lambda net, x: net.get_submodule(half)(x)
-
-
-def _check_maps(found: list[Any], level: int) -> None:
-    shapes = [tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__ for x in found]
-    if not -len(found) <= level < len(found):
-        raise ValueError(f"level={level}: the first half gives {len(found)} tensors, {shapes}")
-    x = found[level]
-    if not all(isinstance(leaf, Tensor) for leaf in found) or x.dim() != 4 or len(x) != 1:
-        raise ValueError(
-            f"the first half must give tensors, that at level={level} a map (N, D, h, w); got "
-            f"{shapes} for one frame"
-        )
+def _check_trained(model: nn.Module, names: Sequence[str]) -> tuple[str, ...]:
+    if isinstance(names, str):
+        raise TypeError(f"trained takes names of modules, such as ({names!r},), got {names!r}")
+    for name in names:
+        check_part(model, name, "trained")
+    return tuple(names)

@@ -1,6 +1,7 @@
 """What is special to LMANet: the memory's frames, structures, hosts, checkpoints."""
 
 import copy
+import pickle
 
 import pytest
 import torch
@@ -166,16 +167,21 @@ def test_read_decoder_gives_training_outputs():
 
 
 def test_options_that_cannot_be():
-    with pytest.raises(ValueError, match="window must be odd and at least 1, got 8"):
+    with pytest.raises(
+        ValueError, match="window must be a whole number, odd and at least 1, got 8"
+    ):
         LMANet.tiny(3, window=8)
-    with pytest.raises(ValueError, match="memory_frames must be at least 1, got 0"):
-        LMANet.tiny(3, memory_frames=0)
+    for name, count in (("memory_frames", 0), ("memory_frames", 2.0), ("key_channels", 0)):
+        with pytest.raises(ValueError, match=f"{name} must be a whole number of at least 1, got"):
+            LMANet.tiny(3, **{name: count})
     with pytest.raises(ValueError, match="unknown fusion 'sum'; there are sigmoid, "):
         LMANet.tiny(3, fusion="sum")
     with pytest.raises(ValueError, match="exclude each other"):
         LMANet.tiny(3, recurrent=True, memorize_first=True)
     with pytest.raises(ValueError, match="for ERFNet alone"):
         LMANet.tiny(3, backbone="resnet_tiny", read_decoder=True)
+    with pytest.raises(ValueError, match=r"no decoder for 'mit_tiny'.*vidseg\.LocalMemory"):
+        LMANet.tiny(3, backbone="mit_tiny")
     with pytest.raises(ValueError, match="zero_void is PSPNet's"):
         LMANet.tiny(3, zero_void=True)
     with pytest.raises(ValueError, match='border must be "zero" or "mask"'):
@@ -192,6 +198,8 @@ def test_a_memory_of_another_stream():
             settle(LMANet.tiny(3, memory_frames=4)).step(torch.rand(1, 3, 32, 40), memory)
         with pytest.raises(ValueError, match="values are of another model; start the stream anew"):
             settle(LMANet.tiny(3, key_channels=6)).step(torch.rand(1, 3, 32, 40), memory)
+        with pytest.raises(ValueError, match=r"float64 on cpu.*float32 on cpu; memory\.to\('cpu'"):
+            model.step(torch.rand(1, 3, 32, 40), memory.to(torch.float64))
         with pytest.raises(ValueError, match="multiples of 8, got 33x40"):
             model.step(torch.rand(1, 3, 33, 40))
 
@@ -242,21 +250,44 @@ class Pyramid(nn.Module):
 PYRAMID = {"split": (Pyramid.encode, Pyramid.decode), "level": 1, "memory_frames": 2, "window": 5}
 
 
-def hosts():
+HOSTS = {
+    "pyramid": lambda: vidseg.LocalMemory(Pyramid(), **PYRAMID, key_channels=4),
+    "recurrent": lambda: vidseg.LocalMemory(Pyramid(), **PYRAMID, key_channels=4, recurrent=True),
+    "ours": lambda: vidseg.LocalMemory(
+        vidseg.create("erfnet_tiny", num_classes=4), memory_frames=2, window=3
+    ),
+    "wide": lambda: vidseg.LocalMemory(
+        nn.Sequential(nn.Conv2d(3, 258, 3, 4, 1), nn.ReLU(), nn.Conv2d(258, 4, 1)),
+        (lambda net, x: net[1](net[0](x)), "2"),
+        memory_frames=1,
+        window=3,
+    ),
+}
+
+
+@pytest.mark.parametrize("host", HOSTS)
+def test_any_image_network_gets_a_local_memory(host):
     torch.manual_seed(0)
-    yield vidseg.LocalMemory(Pyramid(), **PYRAMID, key_channels=4)
-    yield vidseg.LocalMemory(Pyramid(), **PYRAMID, key_channels=4, recurrent=True)
-    yield vidseg.LocalMemory(vidseg.create("erfnet_tiny", num_classes=4), memory_frames=2, window=3)
-    network = nn.Sequential(nn.Conv2d(3, 512, 3, 2, 1), nn.ReLU(), nn.Conv2d(512, 4, 1))
-    yield vidseg.LocalMemory(network, (lambda net, x: net[1](net[0](x)), "2"), window=3)
-
-
-@pytest.mark.parametrize("index", range(4))
-def test_any_image_network_gets_a_local_memory(index):
-    model = settle(list(hosts())[index])
+    model = settle(HOSTS[host]())
     assert model.num_classes == 4
     assert model.host_parts == ("host",)
+    assert (model.attention.value_channels is None) == (host == "wide")
     check_laws(model, batch=1, size=(24, 32))
+
+
+@pytest.mark.parametrize("host", ["recurrent", "ours"])
+def test_a_local_memory_survives_pickle(host):
+    torch.manual_seed(0)
+    model = settle(HOSTS[host]())
+    again = pickle.loads(pickle.dumps(model))
+    frames = torch.rand(1, 3, 3, 32, 40)
+    with torch.no_grad():
+        assert torch.equal(again(frames)[0].logits, model(frames)[0].logits)
+
+
+def test_a_local_memory_is_of_its_networks_type():
+    model = vidseg.LocalMemory(Pyramid().double(), **PYRAMID, recurrent=True)
+    assert {p.dtype for p in model.parameters()} == {torch.float64}
 
 
 def test_the_local_memory_around_a_model_is_that_of_lmanet():
@@ -316,12 +347,60 @@ def test_only_the_new_parts_are_trained_unless_named(trained):
             lambda: vidseg.LocalMemory(Pyramid(), ("first", lambda net, x: (x,))),
             r"second half must give logits \(N, C, h, w\), got tuple",
         ),
-        (lambda: vidseg.LocalMemory(Pyramid(), **{**PYRAMID, "window": 8}), "window must be odd"),
+        (
+            lambda: vidseg.LocalMemory(Pyramid(), **{**PYRAMID, "window": 8}),
+            "window must be a whole number, odd and at least 1, got 8",
+        ),
+        (lambda: vidseg.LocalMemory(Pyramid(), "first"), "two halves.* got 'first'"),
+        (
+            lambda: vidseg.LocalMemory(Pyramid(), ("head", "second")),
+            r"first half fails on a frame \(1, 3, 64, 64\) \(RuntimeError: .*size=\(H, W\) gives",
+        ),
+        (
+            lambda: vidseg.LocalMemory(Pyramid(), (Pyramid.encode, "head"), level=1),
+            r"second half fails on the first's dict of \[\(1, 6, 32, 32\), \(1, 8, 16, 16\)\] "
+            r"\(TypeError: .*pass functions of \(model, input\)",
+        ),
+        (
+            lambda: vidseg.LocalMemory(Pyramid(), **PYRAMID, trained=["body"]),
+            "trained: Pyramid has no module 'body'; it has first, second, head",
+        ),
+        (
+            lambda: vidseg.LocalMemory(Pyramid(), **PYRAMID, key_channels=0),
+            "key_channels must be a whole number of at least 1, got 0",
+        ),
     ],
 )
 def test_networks_that_cannot_be_split(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda net: (net, (net.first, net.head)), "got the module Conv2d; write 'first'"),
+        (lambda net: (net, (nn.ReLU(), "head")), "got the module ReLU; call it in a function"),
+        (
+            lambda net: (net, (net.encode, net.decode)),
+            r"got a method of one object; write Pyramid\.encode",
+        ),
+        (lambda net: (net, (0, 1)), r"names of modules or functions of \(model, input\), got 0"),
+        (lambda net: (net.encode, ("first", "head")), r"must be an nn\.Module, got method"),
+    ],
+)
+def test_halves_of_another_type(make, message):
+    with pytest.raises(TypeError, match=message):
+        vidseg.LocalMemory(*make(Pyramid()))
+    with pytest.raises(TypeError, match=r"such as \('head',\), got 'head'"):
+        vidseg.LocalMemory(Pyramid(), **PYRAMID, trained="head")
+
+
+def test_a_network_is_left_as_it_was_where_the_options_are_wrong():
+    network = Pyramid()
+    with pytest.raises(ValueError, match="unknown fusion"):
+        vidseg.LocalMemory(network, **PYRAMID, fusion="sum")
+    assert all(p.requires_grad for p in network.parameters())
 
 
 def official(**options):

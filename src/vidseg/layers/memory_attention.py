@@ -63,8 +63,8 @@ class LocalMemoryAttention(nn.Module):
         learnable_constant: bool,
     ) -> None:
         super().__init__()
-        if window < 1 or window % 2 == 0:
-            raise ValueError(f"window must be odd and at least 1, got {window}")
+        if not isinstance(window, int) or window < 1 or window % 2 == 0:
+            raise ValueError(f"window must be a whole number, odd and at least 1, got {window}")
         if border not in ("zero", "mask"):
             raise ValueError(f'border must be "zero" or "mask", got {border!r}')
         self.value_channels = None if fusion == REDUCED else channels // 2
