@@ -507,6 +507,8 @@ def test_official_options_cannot_be_read_from_tensors():
     assert (defaults.memory_frames, defaults.memorize_first) == (3, False)
     assert defaults.attention.radius_px == 10
     assert defaults.card.options["fusion"] == "sigmoid-do1"
+    with pytest.raises(TypeError, match="of lmanet have no option 'memory_frame'; did you mean"):
+        vidseg.load_official("lmanet", tensors, memory_frame=4)
     with pytest.raises(ValueError, match="has the form of sigmoid-do1 or sigmoid-do2, so it can"):
         vidseg.load_official("lmanet", tensors, fusion="concat")
 

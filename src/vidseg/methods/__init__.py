@@ -112,7 +112,18 @@ def _options_of(method: Any, arguments: dict[str, Any]) -> list[str]:
     makers = [method]
     if "backbone" in arguments:
         makers.append(network_of(arguments["backbone"]))
-    parameters = [p for maker in makers for p in inspect.signature(maker).parameters.values()]
+    return [name for maker in makers for name in _keywords(maker)]
+
+
+def _official_options(method: Any) -> list[str]:
+    """The names of what `from_official` takes: its own, or all of the class's where it hands on."""
+    parameters = inspect.signature(method.from_official).parameters.values()
+    is_open = any(p.kind is p.VAR_KEYWORD for p in parameters)
+    return _keywords(method if is_open else method.from_official)
+
+
+def _keywords(maker: Any) -> list[str]:
+    parameters = inspect.signature(maker).parameters.values()
     return [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
 
 
@@ -137,7 +148,8 @@ def load(name_or_path: str | Path | None = None, *, device: str = "cpu") -> Vide
     if not card.architecture:
         raise ValueError(
             f"{path} holds the weights of a model that vidseg.create did not make; make it, then "
-            f"model.load_state_dict(vidseg.weights.load_file({str(path)!r})[0])"
+            f"tensors, model.card = vidseg.weights.load_file({str(path)!r}) and "
+            "model.load_state_dict(tensors)"
         )
     model = create(card.architecture, **card.options)
     model.load_state_dict(tensors)
@@ -199,12 +211,17 @@ def load_official(
     Raises:
         ValueError: the method is unknown; keys are missing, unexpected or mis-shaped (all are
             listed); an option is required; the file is damaged or wants to run code.
+        TypeError: checkpoints of this method have no such option.
         FileNotFoundError: there is no such file.
     """
     if method not in OFFICIAL:
         raise ValueError(
             f"no official checkpoints of {method!r} are known{did_you_mean(method, OFFICIAL)}"
         )
+    known = _official_options(OFFICIAL[method])
+    for option in (option for option in options if option not in known):
+        hint = did_you_mean(option, known)
+        raise TypeError(f"checkpoints of {method} have no option {option!r}{hint}")
     content = source if isinstance(source, Mapping) else read_checkpoint(source)
     tensors = state_dict_of(content)
     model, arguments = OFFICIAL[method].from_official(tensors, **options)
