@@ -153,9 +153,11 @@ class VideoDataset:
         ignore: label of pixels that count nowhere.
         void_is_error: labels predicted on pixels whose truth is void (`ignore`) count as false
             positives: `ConfusionMatrix(..., void_truth="false_positive")`.
+        official_score: "vspw" where evaluations also give what VSPW's own tool would print.
     """
 
     ignore = IGNORE
+    official_score: str | None = None
 
     def __init__(
         self,
