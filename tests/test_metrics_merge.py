@@ -19,6 +19,7 @@ from vidseg.metrics import (
     EtcTemporalConsistency,
     TemporalConsistency,
     VideoConsistency,
+    VspwScore,
     VspwTemporalConsistency,
     boundary_band,
 )
@@ -64,6 +65,10 @@ def windows(consistency: VideoConsistency) -> Any:
     return consistency.total, consistency.num_windows, repr(consistency.mean_consistency())
 
 
+def add_longer(score: VspwScore, clip: Clip) -> None:
+    score.update(np.tile(clip.labels, (6, 1, 1)), np.tile(clip.truth, (6, 1, 1)))
+
+
 MEASURES = {
     "confusion": Measure(
         lambda: ConfusionMatrix(CLASSES), lambda m, c: m.update(c.labels, c.truth), counts
@@ -87,6 +92,9 @@ MEASURES = {
         lambda: VideoConsistency(3, correct=True, num_classes=CLASSES),
         lambda m, c: m.update(c.labels, c.truth),
         windows,
+    ),
+    "vspw's tool": Measure(
+        lambda: VspwScore(CLASSES), add_longer, lambda m: (m.num_videos, repr(m.figures()))
     ),
 }
 

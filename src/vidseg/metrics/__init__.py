@@ -8,6 +8,7 @@ from vidseg.metrics.official_consistency import (
     VspwTemporalConsistency,
 )
 from vidseg.metrics.video_consistency import RunningVideo, VideoConsistency, video_consistency
+from vidseg.metrics.vspw import VspwScore, VspwVideo
 
 __all__ = [
     "ConfusionMatrix",
@@ -15,7 +16,9 @@ __all__ = [
     "RunningVideo",
     "TemporalConsistency",
     "VideoConsistency",
+    "VspwScore",
     "VspwTemporalConsistency",
+    "VspwVideo",
     "boundary_band",
     "flicker",
     "temporal_consistency",

@@ -70,7 +70,7 @@ class ConfusionMatrix:
         self.num_classes = num_classes
         self.ignore = ignore
         self.void_truth = void_truth
-        self.void_labels = void_labels
+        self.void_labels: Literal["error", "miss"] = void_labels
         self.counts = torch.zeros(num_classes + 1, num_classes + 1, dtype=torch.int64)
 
     @classmethod

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from vidseg.metrics.arrays import IntegerArray, as_integers
 
-# The official tool leaves these out for every n, because it was written for n = 16.
-_OFFICIAL_SHORTEST_FRAMES = 17
+OFFICIAL_SHORTEST_FRAMES = 17
+"""VSPW's tool leaves out shorter videos for every n, because it was written for n = 16."""
 
 
 class VideoConsistency:
@@ -214,7 +214,7 @@ class RunningVideo:
             raise ValueError("this video is finished; call video() for another one")
         self._is_finished = True
         is_official = self._consistency.protocol == "vspw-official"
-        if is_official and self._num_frames < _OFFICIAL_SHORTEST_FRAMES:
+        if is_official and self._num_frames < OFFICIAL_SHORTEST_FRAMES:
             self._total, self._num_windows = Fraction(0), 0
         self._consistency.total += self._total
         self._consistency.num_windows += self._num_windows
