@@ -27,6 +27,8 @@ def show_scores(name: str, evaluation: Evaluation, out: Path | None) -> None:
 
     console.print(_headline(name, evaluation), markup=False, soft_wrap=True)
     _show_figures(evaluation)
+    if evaluation.vspw is not None:
+        _show_as_vspw(evaluation)
     if evaluation.num_scored or evaluation.total.num_pairs:
         _show_classes(evaluation)
     reasons = say_absent(evaluation.absent, figures_by(evaluation.tc))
@@ -70,6 +72,21 @@ def _show_figures(evaluation: Evaluation) -> None:
             row = ["" if place else heading, figure.title, _read(figure, figures[figure.key])]
             row.append(_read(figure, figures[truth]) if truth in figures else "")
             table.add_row(*row, *([figure.words] if has_room else []))
+    console.print(table)
+
+
+def _show_as_vspw(evaluation: Evaluation) -> None:
+    from rich.table import Table
+
+    from vidseg.cli.console import console
+    from vidseg.inference.figures import VSPW
+
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    table.add_column("as VSPW's tool counts")
+    for figure in VSPW:
+        table.add_column(figure.title.removeprefix("VSPW "), justify="right")
+    table.add_row("", *(_read(figure, evaluation.figures[figure.key]) for figure in VSPW))
+    console.print()
     console.print(table)
 
 

@@ -21,6 +21,7 @@ from vidseg.data.clip import Video
 from vidseg.inference.counts import VideoCounts
 from vidseg.inference.figures import CLASS_FIGURES, FIGURES, OVER_CLASSES, WINDOWS_FRAMES
 from vidseg.metrics.consistency import Protocol
+from vidseg.metrics.vspw import VspwScore
 
 SAVED_MAPS = "saved label maps"
 """What the convention `run_as` says where no model ran."""
@@ -98,6 +99,7 @@ class Evaluation:
         series: what was measured of each of these frames, in the order of the videos.
         ms_per_frame: mean time of the network per encoded frame, in milliseconds, without
             reading, resizing to the label and scoring; None for saved label maps.
+        vspw: what VSPW's own tool would print; None for other data.
     """
 
     classes: tuple[str, ...]
@@ -107,6 +109,7 @@ class Evaluation:
     protocols: dict[str, dict[str, Any]] = field(default_factory=dict)
     series: Sequence[FrameFigures] = ()
     ms_per_frame: float | None = None
+    vspw: VspwScore | None = None
 
     def __post_init__(self) -> None:
         if not self.videos:
@@ -138,7 +141,10 @@ class Evaluation:
         known = [mean for mean in means if not math.isnan(mean)]
         found["mean_video_iou"] = sum(known) / len(known) if known else None
         found["ms_per_frame"] = self.ms_per_frame
-        return {name: found[name] for name in FIGURES}
+        official = {} if self.vspw is None else self.vspw.figures()
+        return {name: found[name] for name in FIGURES} | {
+            f"vspw_{name}": None if math.isnan(value) else value for name, value in official.items()
+        }
 
     @property
     def class_iou(self) -> Tensor:
@@ -291,6 +297,8 @@ def _why(name: str, evaluation: Evaluation) -> str:
         return "no two neighbouring frames were scored" + _hint(evaluation.conventions)
     if needs_flow:
         return "nothing could be followed from one frame to the next"
+    if name.startswith("vspw"):
+        return "VSPW's tool reads whole videos of more than 16 frames, with a truth on each frame"
     if name.startswith("vc"):
         n = int(name.removeprefix("vc").removesuffix("_correct"))
         if all(counts.num_scored < n for counts in evaluation.videos.values()):

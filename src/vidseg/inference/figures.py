@@ -139,6 +139,47 @@ VIDEO_CONSISTENCY = (
         "As VC16, but the label that stays must be the true class.",
     ),
 )
+VSPW = (
+    Figure(
+        "vspw_mean_iou",
+        "VSPW mIoU",
+        "mean over the classes in the truth",
+        "Mean IoU as VSPW's tool prints it: over the classes in the truth, of the videos of more "
+        "than 16 frames, like all of its figures.",
+    ),
+    Figure(
+        "vspw_weighted_iou",
+        "VSPW weighted IoU",
+        "classes weighted by their true pixels",
+        "Weighted IoU, as VSPW's tool prints it.",
+    ),
+    Figure(
+        "vspw_pixel_accuracy",
+        "VSPW pixel accuracy",
+        "share of the pixels that are right",
+        "Pixel accuracy, as VSPW's tool prints it.",
+    ),
+    Figure(
+        "vspw_class_accuracy",
+        "VSPW class accuracy",
+        "share found of a class, mean over classes",
+        "Mean class accuracy, as VSPW's tool prints it.",
+    ),
+    _steady(
+        "vspw_vc8",
+        "VSPW mVC8",
+        "without each video's last window; void is a class",
+        "VC8 as VSPW's tool prints it: without the last window of each video, and with void as one "
+        "class more.",
+    ),
+    _steady(
+        "vspw_vc16",
+        "VSPW mVC16",
+        "the same for 16 frames",
+        "VC16, as VSPW's tool prints it.",
+    ),
+)
+"""What VSPW's own tool prints, for its data alone."""
 SPEED = Figure(
     "ms_per_frame",
     "network time",
@@ -151,7 +192,7 @@ SPEED = Figure(
 )
 
 FIGURES = {figure.key: figure for figure in (*ACCURACY, *CONSISTENCY, *VIDEO_CONSISTENCY, SPEED)}
-"""All figures by their keys, in the order in which they are shown."""
+"""The figures of every data set by their keys, in the order in which they are shown."""
 
 SECTIONS = {
     "accuracy": ACCURACY,
@@ -162,9 +203,10 @@ SECTIONS = {
 
 
 def figures_by(tc: str) -> dict[str, Figure]:
-    """`FIGURES` where TC is of this protocol: an official one stands beside its name."""
+    """Every figure where TC is of this protocol: an official one stands beside its name."""
+    known = FIGURES | {figure.key: figure for figure in VSPW}
     if tc == "vidseg":
-        return FIGURES
+        return known
     official = _steady(
         "temporal_consistency",
         f"TC, {tc}",
@@ -173,7 +215,7 @@ def figures_by(tc: str) -> dict[str, Figure]:
         "mean IoU between each frame's labels and the next frame's, warped to it, artefacts "
         "included.",
     )
-    return FIGURES | {official.key: official}
+    return known | {official.key: official}
 
 
 CLASS_FIGURES = {

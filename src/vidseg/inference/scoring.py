@@ -23,6 +23,7 @@ from vidseg.inference.evaluation import (
     Observer,
 )
 from vidseg.inference.motion import Motion
+from vidseg.inference.official import VspwVideos
 from vidseg.metrics.boundary import boundary_band
 from vidseg.metrics.consistency import Protocol, TemporalConsistency
 from vidseg.metrics.video_consistency import RunningVideo
@@ -66,6 +67,11 @@ class Scorer:
         self.every_frame = every_frame
         self.has_void_labels = has_void_labels
         self.videos: dict[str, VideoCounts] = {}
+        self._official = (
+            VspwVideos(dataset, has_void_labels=has_void_labels)
+            if dataset.official_score == "vspw"
+            else None
+        )
         self._series: dict[str, list[FrameFigures]] = {}
         self._last: dict[str, Observed] = {}
         self._windows: dict[str, list[RunningVideo]] = {}
@@ -78,6 +84,8 @@ class Scorer:
                 a flow is unfit.
         """
         for frame in frames:
+            if self._official is not None:
+                self._official.add(frame)
             counts_it = self.every_frame or frame.truth is not None
             figures, changed = self._add(frame) if counts_it else self._pass_over(frame)
             if self.observe:
@@ -150,6 +158,7 @@ class Scorer:
             },
             series=[figures for name in order for figures in self._series[name]],
             ms_per_frame=ms_per_frame,
+            vspw=None if self._official is None else self._official.score(),
         )
 
     def _empty(self) -> VideoCounts:
