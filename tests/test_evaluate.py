@@ -54,6 +54,7 @@ class InMemory(VideoDataset):
         rng = np.random.default_rng([7, *path.stem.encode()])
         truth = rng.integers(0, 3, (height, width + extra), dtype=np.uint8)
         truth[rng.random(truth.shape) < self.void_share] = self.ignore
+        truth.setflags(write=False)  # as of a data set that keeps them
         return truth
 
 

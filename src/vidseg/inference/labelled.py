@@ -71,7 +71,8 @@ def read_truth(
     truth = dataset.read_label(label_file(video, index))
     if size is None:
         return truth
-    return resize_labels(torch.from_numpy(truth), size).numpy()
+    # torch warns on read-only memory.
+    return resize_labels(torch.from_numpy(np.require(truth, requirements=["W"])), size).numpy()
 
 
 def check_score_size(size: Size | None, flow: FlowEstimator | Literal["exact"] | None) -> None:
