@@ -2,7 +2,7 @@
 
 import math
 import warnings
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -13,14 +13,13 @@ import torch
 from vidseg.data.clip import Video, VideoDataset
 from vidseg.flow.estimator import FlowEstimator
 from vidseg.inference.context import VideoContexts, check_contexts, context_name
-from vidseg.inference.evaluation import Evaluation, Observer, Progress
+from vidseg.inference.evaluation import Evaluation, Observed, Observer, Progress
 from vidseg.inference.label_maps import LabelMaps
 from vidseg.inference.labelled import check_score_size, dataset_conventions, labelled_frames
 from vidseg.inference.motion import Size, open_motion
 from vidseg.inference.passes import Passes
 from vidseg.inference.runner import Precision, Runner, views
 from vidseg.inference.scoring import Scorer
-from vidseg.inference.sliding import sliding_name
 from vidseg.metrics.consistency import Protocol
 from vidseg.segmenter import VideoSegmenter
 
@@ -127,36 +126,40 @@ def evaluate(
     contexts = VideoContexts(model, dataset, sees, folder)
     passes = Passes(runner, dataset, contexts, wanted, batch_size, score_size)
     runs = chain(passes.streams(plan.streamed), passes.windows(plan.windowed))
-    done, total = 0, sum(map(len, plan.coming.values()))
+    total = sum(map(len, plan.coming.values()))
     try:
         with torch.inference_mode():
-            for results in runs:
-                scorer.add(results)
-                if maps is not None:
-                    for frame in results:
-                        maps.write(frame.video, frame.frame_index, frame.labels)
-                done += len(results)
-                if progress:
-                    progress(done, total)
+            _take(runs, scorer, maps, lambda done: progress and progress(done, total))
     finally:
         model.train(was_training)
     conventions: dict[str, Any] = {
         **dataset_conventions(dataset, score_size),
         "run_as": plan.run_as,
         "every_frame": every_frame,
-        "window_frames": model.window_length,
-        "image": sliding_name(sliding),
-        **({} if fit is None else {"fit": f"within {fit[0]}x{fit[1]}, aspect kept"}),
-        "scales": list(scales),
-        "flip": flip,
-        "precision": precision,
-        "device": device.type,
+        **runner.conventions,
     }
     if not model.causal:
         conventions["context"] = context_name(folder)
     if has_void:
         conventions["void_labels"] = "the model's last class is void: a miss of the true class"
     return scorer.evaluation(conventions, runner.ms_per_frame)
+
+
+def _take(
+    runs: Iterable[list[Observed]],
+    scorer: Scorer,
+    maps: LabelMaps | None,
+    told: Callable[[int], object],
+) -> None:
+    """Score and save what comes, and tell how many frames that were."""
+    done = 0
+    for results in runs:
+        scorer.add(results)
+        if maps is not None:
+            for frame in results:
+                maps.write(frame.video, frame.frame_index, frame.labels)
+        done += len(results)
+        told(done)
 
 
 def _device_of(model: VideoSegmenter) -> torch.device:

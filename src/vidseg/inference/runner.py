@@ -10,7 +10,7 @@ from torch import Tensor
 
 from vidseg.data.transforms import size_within
 from vidseg.inference.motion import Size
-from vidseg.inference.sliding import SlidingWindow
+from vidseg.inference.sliding import SlidingWindow, sliding_name
 from vidseg.inference.stream import now_s
 from vidseg.segmenter import Memory, Segmentation, VideoSegmenter
 from vidseg.weights import Card
@@ -64,11 +64,26 @@ class Runner:
         self.card = model.card
         self.last_class, self.void_to = model.num_classes - 1, void_to
         self.model = model if sliding is None else SlidingWindow(model, *sliding)
+        self.sliding = sliding
         self.window_frames = model.window_frames
         self.device = device
         self.precision = precision
         self.views = views
         self._passes: list[tuple[float, int]] = []
+
+    @property
+    def conventions(self) -> dict[str, Any]:
+        """How frames are run, for people and for the record."""
+        fit = self.views[0].fit
+        return {
+            "window_frames": self.model.window_length,
+            "image": sliding_name(self.sliding),
+            **({} if fit is None else {"fit": f"within {fit[0]}x{fit[1]}, aspect kept"}),
+            "scales": [view.scale for view in self.views if not view.flip],
+            "flip": any(view.flip for view in self.views),
+            "precision": self.precision,
+            "device": self.device.type,
+        }
 
     @property
     def ms_per_frame(self) -> float | None:
