@@ -3,22 +3,17 @@
     python benchmarks/attention.py                      # 512x1024, two memory frames, one thread
     python benchmarks/attention.py --size 256x512 --frames 4 --turns 5
 
-Peak memory is the growth of the resident set of a fresh process for each side; time is measured
-with both sides taking turns in one process. float32 on the CPU.
+Peak memory is the growth of the resident set of a fresh process for each side; time is processor
+time, measured with both sides taking turns in one process. float32 on the CPU.
 """
 
-import argparse
-import json
 import statistics
-import subprocess
-import sys
-import time
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
+from turns import cpu_seconds, fresh_peak_bytes, make_parser, median_ratio, print_peak
 
-from vidseg.benchmark import peak_extra_bytes
 from vidseg.layers.memory_read import read_memory
 
 KEY_CHANNELS, VALUE_CHANNELS, OUTPUT_STRIDE = 64, 256, 8
@@ -49,70 +44,30 @@ def make_inputs(size: tuple[int, int], frames: int) -> tuple[Tensor, Tensor, Ten
     return query, keys, values
 
 
-def measure_peak(side: str, size: tuple[int, int], frames: int, threads: int) -> int:
-    """Extra bytes of one call, in a process of its own."""
-    words = ["--size", f"{size[0]}x{size[1]}", "--frames", str(frames), "--threads", str(threads)]
-    child = subprocess.run(
-        [sys.executable, __file__, "--peak-of", side, *words],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    return int(json.loads(child.stdout)["bytes"])
-
-
-def measure_seconds(
-    inputs: tuple[Tensor, Tensor, Tensor], turns: int
-) -> dict[str, list[tuple[float, float]]]:
-    """(Wall, processor) seconds of every turn, both sides in turns."""
-    seconds: dict[str, list[tuple[float, float]]] = {side: [] for side in SIDES}
-    for turn in range(turns + 1):
-        for side, read in SIDES.items():
-            wall_s, cpu_s = time.perf_counter(), time.process_time()
-            read(*inputs)
-            if turn:
-                taken = time.perf_counter() - wall_s, time.process_time() - cpu_s
-                seconds[side].append(taken)
-    return seconds
-
-
-def parse() -> argparse.Namespace:
-    """Read the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--size", default="512x1024", help="HEIGHTxWIDTH of the frame, px")
-    parser.add_argument("--frames", type=int, default=2, help="T, memory frames")
-    parser.add_argument("--turns", type=int, default=5)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--peak-of", choices=SIDES, help=argparse.SUPPRESS)
-    return parser.parse_args()
-
-
 def main() -> None:
     """Measure and print; with --peak-of, be the fresh process of one side."""
-    arguments = parse()
+    parser = make_parser(__doc__, SIDES)
+    parser.add_argument("--size", default="512x1024", help="HEIGHTxWIDTH of the frame, px")
+    parser.add_argument("--frames", type=int, default=2, help="T, memory frames")
+    arguments = parser.parse_args()
     height, width = (int(side) for side in arguments.size.split("x"))
     torch.set_num_threads(arguments.threads)
     inputs = make_inputs((height, width), arguments.frames)
     with torch.inference_mode():
         if arguments.peak_of:
-            # A small call first: thread pools and kernels are no part of the read.
-            SIDES[arguments.peak_of](*make_inputs((64, 64), 1))
-            extra = peak_extra_bytes(lambda: SIDES[arguments.peak_of](*inputs), torch.device("cpu"))
-            print(json.dumps({"bytes": extra}))
+            read, small = SIDES[arguments.peak_of], make_inputs((64, 64), 1)
+            print_peak(lambda: read(*inputs), lambda: read(*small))
             return
         h, w = inputs[0].shape[-2:]
         print(f"{h}x{w} map of a {height}x{width} frame, T={arguments.frames}, float32, CPU")
         difference = (read_memory(*inputs) - full_matrix(*inputs)).abs().max()
         print(f"largest difference of the results: {difference:.1e}")
-        seconds = measure_seconds(inputs, arguments.turns)
+        sides = {name: lambda read=read: read(*inputs) for name, read in SIDES.items()}
+        seconds = cpu_seconds(sides, arguments.turns)
     for side, taken in seconds.items():
-        peak = measure_peak(side, (height, width), arguments.frames, arguments.threads)
-        wall, cpu = (statistics.median(column) for column in zip(*taken, strict=True))
-        print(f"{side:12} {wall:7.3f} s  {cpu:7.3f} CPU s  extra peak {peak / 2**30:.3f} GiB")
-    pairs = zip(seconds["full matrix"], seconds["vidseg"], strict=True)
-    ratio = statistics.median(full[1] / ours[1] for full, ours in pairs)
+        peak = fresh_peak_bytes(side) / 2**30
+        print(f"{side:12} {statistics.median(taken):7.3f} CPU s  extra peak {peak:.3f} GiB")
+    ratio = median_ratio(seconds["full matrix"], seconds["vidseg"])
     print(f"full matrix takes {ratio:.2f} x the processor time of vidseg (median of turns)")
 
 

@@ -7,18 +7,14 @@ Forward and backward, one sample, float32 on the CPU. Peak memory is the growth 
 of a fresh process for each side; time is measured with both sides taking turns in one process.
 """
 
-import argparse
-import json
 import statistics
-import subprocess
-import sys
-import time
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
+from turns import cpu_seconds, fresh_peak_bytes, make_parser, print_peak
 
-from vidseg.benchmark import peak_extra_bytes
 from vidseg.losses import pair_wise_frames
 
 
@@ -51,53 +47,18 @@ def value_and_gradients(side: str, maps: list[Tensor]) -> tuple[Tensor, ...]:
     return (loss.detach(), *torch.autograd.grad(loss, maps[:2]))
 
 
-def measure_peak(side: str, words: list[str]) -> int:
-    """Extra bytes of forward and backward, in a process of its own."""
-    child = subprocess.run(
-        [sys.executable, __file__, "--peak-of", side, *words],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    return int(json.loads(child.stdout)["bytes"])
-
-
-def measure_seconds(maps: list[Tensor], turns: int) -> dict[str, list[float]]:
-    """Processor seconds of every turn, both sides in turns."""
-    seconds: dict[str, list[float]] = {side: [] for side in SIDES}
-    for _ in range(turns):
-        for side, taken in seconds.items():
-            begin_s = time.process_time()
-            value_and_gradients(side, maps)
-            taken.append(time.process_time() - begin_s)
-    return seconds
-
-
-def parse() -> argparse.Namespace:
-    """Read the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--side", type=int, default=97, help="height and width of the maps, px")
-    parser.add_argument("--channels", type=int, default=19)
-    parser.add_argument("--turns", type=int, default=3)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--peak-of", choices=SIDES, help=argparse.SUPPRESS)
-    return parser.parse_args()
-
-
 def main() -> None:
     """Measure and print; with --peak-of, be the fresh process of one side."""
-    arguments = parse()
+    parser = make_parser(__doc__, SIDES)
+    parser.add_argument("--side", type=int, default=97, help="height and width of the maps, px")
+    parser.add_argument("--channels", type=int, default=19)
+    parser.set_defaults(turns=3)
+    arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     maps = make_maps(arguments.side, arguments.channels)
     if arguments.peak_of:
-        # A small call first: thread pools and kernels are no part of the loss.
-        value_and_gradients(arguments.peak_of, make_maps(8, 4))
-        extra = peak_extra_bytes(
-            lambda: value_and_gradients(arguments.peak_of, maps), torch.device("cpu")
-        )
-        print(json.dumps({"bytes": extra}))
+        measure = partial(value_and_gradients, arguments.peak_of)
+        print_peak(partial(measure, maps), partial(measure, make_maps(8, 4)))
         return
     print(f"{arguments.channels} channels of {arguments.side}x{arguments.side}, float32, CPU")
     ours, theirs = (value_and_gradients(side, maps) for side in SIDES)
@@ -107,9 +68,9 @@ def main() -> None:
         for a, b in zip(ours[1:], theirs[1:], strict=True)
     )
     print(f"difference: value {value:.1e} relative, gradients {gradient:.1e} of the largest")
-    words = [f"--{name}={getattr(arguments, name)}" for name in ("side", "channels", "threads")]
-    for side, taken in measure_seconds(maps, arguments.turns).items():
-        peak = measure_peak(side, words) / 1e6
+    sides = {name: partial(value_and_gradients, name, maps) for name in SIDES}
+    for side, taken in cpu_seconds(sides, arguments.turns).items():
+        peak = fresh_peak_bytes(side) / 1e6
         print(f"{side:8} {statistics.median(taken):7.3f} CPU s  extra peak {peak:6.0f} MB")
 
 

@@ -9,21 +9,16 @@ time, measured with all sides taking turns in one process. Ratios are medians ov
 float32 on the CPU.
 """
 
-import argparse
-import json
 import statistics
-import subprocess
-import sys
-import time
 from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from turns import cpu_seconds, fresh_peak_bytes, make_parser, median_ratio, print_peak
 
 import vidseg
 from vidseg.backbones import erfnet
-from vidseg.benchmark import peak_extra_bytes
 from vidseg.layers.local_attention import local_attention
 from vidseg.segmenter import VideoSegmenter
 
@@ -96,38 +91,14 @@ def make_inputs(size: tuple[int, int], frames: int) -> tuple[Tensor, Tensor, Ten
     return query, keys, values
 
 
-def measure_peak(side: str, words: list[str]) -> int:
-    """Extra bytes of one call, in a process of its own."""
-    child = subprocess.run(
-        [sys.executable, __file__, "--peak-of", side, *words],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    return int(json.loads(child.stdout)["bytes"])
-
-
-def measure_seconds(sides: dict[str, Callable[[], object]], turns: int) -> dict[str, list[float]]:
-    """Processor seconds of every turn, all sides in turns; the first turn is not counted."""
-    seconds: dict[str, list[float]] = {side: [] for side in sides}
-    for turn in range(turns + 1):
-        for side, run in sides.items():
-            begin_s = time.process_time()
-            run()
-            if turn:
-                seconds[side].append(time.process_time() - begin_s)
-    return seconds
-
-
 def report(seconds: dict[str, list[float]], to: str, extra: dict[str, str]) -> None:
     """One line a side."""
     for side, taken in seconds.items():
-        ratio = statistics.median(a / b for a, b in zip(taken, seconds[to], strict=True))
-        median_ms = 1e3 * statistics.median(taken)
+        ratio, median_ms = median_ratio(taken, seconds[to]), 1e3 * statistics.median(taken)
         print(f"  {side:34} {median_ms:7.0f} CPU ms  {ratio:6.2f} x  {extra.get(side, '')}")
 
 
-def measure_read(size: tuple[int, int], frames: int, turns: int, words: list[str]) -> None:
+def measure_read(size: tuple[int, int], frames: int, turns: int) -> None:
     """The read alone, in inference and in training."""
     inputs = make_inputs(size, frames)
     h, w = inputs[0].shape[-2:]
@@ -136,14 +107,14 @@ def measure_read(size: tuple[int, int], frames: int, turns: int, words: list[str
         print(f"{h}x{w} map of a {size[0]}x{size[1]} frame, T={frames}, window {SIDE}x{SIDE}")
         print(f"largest difference of the results: {difference:.1e}")
         sides = {name: lambda read=read: read(*inputs) for name, read in SIDES.items()}
-        seconds = measure_seconds(sides, turns)
-    peaks = {side: f"extra peak {measure_peak(side, words) / 1e6:5.0f} MB" for side in SIDES}
+        seconds = cpu_seconds(sides, turns)
+    peaks = {side: f"extra peak {fresh_peak_bytes(side) / 1e6:5.0f} MB" for side in SIDES}
     print("read")
     report(seconds, "vidseg", peaks)
     print("forward and backward")
     steps = {name: train(SIDES[name]) for name in ("vidseg", "shifted slices")}
     sides = {name: lambda step=step: step(*inputs) for name, step in steps.items()}
-    report(measure_seconds(sides, max(turns // 2, 1)), "vidseg", {})
+    report(cpu_seconds(sides, max(turns // 2, 1)), "vidseg", {})
 
 
 def without_folding(conv: nn.Module, norm: nn.Module, x: Tensor) -> Tensor:
@@ -156,7 +127,8 @@ def measure_model(size: tuple[int, int], frames: int, turns: int) -> None:
     frame = torch.rand(1, 3, *size, generator=torch.Generator().manual_seed(0))
     plain, host = vidseg.create("erfnet", num_classes=19).eval(), vidseg.create("erfnet", 19)
     model = vidseg.create("lmanet_erfnet", num_classes=19, memory_frames=frames)
-    host.for_inference(), model.for_inference()
+    for optimised in (host, model):
+        optimised.for_inference()
     folding = erfnet.conv_norm
 
     def run_plainly() -> None:
@@ -166,7 +138,7 @@ def measure_model(size: tuple[int, int], frames: int, turns: int) -> None:
 
     with torch.inference_mode():
         memory = full_memory(model, frame, frames)
-        seconds = measure_seconds(
+        seconds = cpu_seconds(
             {
                 "lmanet_erfnet": lambda: model.step(frame, memory),
                 "erfnet, the same optimisations": lambda: host.step(frame),
@@ -186,39 +158,23 @@ def full_memory(model: VideoSegmenter, frame: Tensor, frames: int) -> object:
     return memory
 
 
-def parse() -> argparse.Namespace:
-    """Read the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--size", default="512x1024", help="HEIGHTxWIDTH of the frame, px")
-    parser.add_argument("--frames", type=int, default=3, help="T, memory frames")
-    parser.add_argument("--turns", type=int, default=5)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--model", action="store_true", help="the whole model, not the read")
-    parser.add_argument("--peak-of", choices=SIDES, help=argparse.SUPPRESS)
-    return parser.parse_args()
-
-
 def main() -> None:
     """Measure and print; with --peak-of, be the fresh process of one side."""
-    arguments = parse()
+    parser = make_parser(__doc__, SIDES)
+    parser.add_argument("--size", default="512x1024", help="HEIGHTxWIDTH of the frame, px")
+    parser.add_argument("--frames", type=int, default=3, help="T, memory frames")
+    parser.add_argument("--model", action="store_true", help="the whole model, not the read")
+    arguments = parser.parse_args()
     height, width = (int(side) for side in arguments.size.split("x"))
     torch.set_num_threads(arguments.threads)
     if arguments.peak_of:
-        inputs = make_inputs((height, width), arguments.frames)
+        inputs, small = make_inputs((height, width), arguments.frames), make_inputs((64, 64), 1)
         read = SIDES[arguments.peak_of]
         with torch.inference_mode():
-            # A small call first: thread pools and kernels are no part of the read.
-            read(*make_inputs((64, 64), 1))
-            extra = peak_extra_bytes(lambda: read(*inputs), torch.device("cpu"))
-        print(json.dumps({"bytes": extra}))
-    elif arguments.model:
-        measure_model((height, width), arguments.frames, arguments.turns)
-    else:
-        words = ["--size", arguments.size, "--frames", str(arguments.frames)]
-        words += ["--threads", str(arguments.threads)]
-        measure_read((height, width), arguments.frames, arguments.turns, words)
+            print_peak(lambda: read(*inputs), lambda: read(*small))
+        return
+    measure = measure_model if arguments.model else measure_read
+    measure((height, width), arguments.frames, arguments.turns)
 
 
 if __name__ == "__main__":

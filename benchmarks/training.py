@@ -12,12 +12,12 @@ import argparse
 import statistics
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 
 import numpy as np
 import torch
 from torch import Tensor
+from turns import cpu_seconds, median_ratio
 
 import vidseg
 from vidseg.data.placement import Placement, scaling
@@ -117,18 +117,11 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     height, width = (int(side) for side in options.size.split("x"))
     sides = make_sides(options.model, make_batch((height, width), options.batch))
-    seconds: dict[str, list[float]] = {name: [] for name in sides}
-    for turn in range(options.turns + 1):
-        for name, step in sides.items():
-            begin = time.process_time()
-            step()
-            if turn:  # the first pays for what is made once
-                seconds[name].append(time.process_time() - begin)
+    seconds = cpu_seconds(sides, options.turns)
     write = sys.stdout.write
     write(f"{options.model}, {options.size}, batch {options.batch}, CPU seconds a step\n")
     for name, taken in seconds.items():
-        ratios = [mine / plain for mine, plain in zip(taken, seconds["plain"], strict=True)]
-        middle, ratio = statistics.median(taken), statistics.median(ratios)
+        middle, ratio = statistics.median(taken), median_ratio(taken, seconds["plain"])
         write(f"{name:<42} {middle:7.3f} s   x{ratio:.2f}\n")
 
 
