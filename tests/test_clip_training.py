@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
+import vidseg
 from vidseg.data import (
     ClipDataset,
     EvalTransform,
@@ -25,6 +26,7 @@ from vidseg.data import (
 from vidseg.data.clip import Video
 from vidseg.losses import clip_cross_entropy, cross_entropy
 from vidseg.segmenter import VideoSegmenter
+from vidseg.training.contexts import saved_contexts
 from vidseg.training.folder import read_metrics
 from vidseg.training.loop import train
 from vidseg.training.recipe import override, validate
@@ -213,8 +215,6 @@ def named(lengths: dict[str, int], labelled: dict[str, tuple[int, ...]] | None =
 
 
 def cffm(gap_frames: int = 3) -> VideoSegmenter:
-    import vidseg
-
     return vidseg.create("cffm_tiny", num_classes=2, gap_frames=gap_frames)
 
 
@@ -312,3 +312,92 @@ def test_a_run_on_one_frame_of_each_video(tmp_path: Path) -> None:
         config_with("data.sampling=videos", "data.reverse=0.5", "iterations=1"), tmp_path / "run"
     )
     assert done.model.card.trained_on == "synthetic/train: 2 videos"
+
+
+# --- what is known of whole videos ----------------------------------------------------------------
+
+PLUS = (
+    "model.name=cffmpp_tiny",
+    "model.options={gap_frames: 1}",
+    "data.options={num_videos: 2, num_frames: 12, size: [48, 64]}",
+    "iterations=2",
+)
+
+
+@pytest.fixture(scope="module")
+def trained_cffm(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return train(config_with("iterations=1"), tmp_path_factory.mktemp("cffm") / "run").weights
+
+
+def plus_with(trained_cffm: Path, *overrides: str):
+    return config_with(*PLUS, f"model.initial_weights={trained_cffm}", *overrides)
+
+
+@pytest.mark.parametrize("name", ["cffmpp_tiny", "cffmpp_tiny_running"])
+def test_only_the_branch_of_cffmpp_is_trained(tmp_path: Path, trained_cffm, name) -> None:
+    config = plus_with(trained_cffm, f"model.name={name}", "optimiser.lr=0.01")
+    start = build_model(config, open_source(config.data)).state_dict()
+    done = train(config, tmp_path / "run")
+    for key, value in done.model.state_dict().items():
+        is_trained = key.startswith(("branch.", "prototype_classifier."))
+        assert torch.equal(value, start[key]) == (not is_trained), key
+    assert "decoder.fusion.bn.running_mean" in start
+    files = sorted(path.stem for path in (tmp_path / "run/context").glob("*/*.safetensors"))
+    assert files == ([] if "running" in name else [v.name for v in open_source(config.data).videos])
+
+
+def test_a_batch_carries_the_prototypes_of_its_videos(tmp_path: Path, trained_cffm) -> None:
+    config = plus_with(trained_cffm, "data.sampling=videos", "data.base_size=[32, 24]")
+    dataset = open_source(config.data)
+    model = build_model(config, dataset).eval()
+    saved = saved_contexts(config, dataset, model, tmp_path)
+    saved.fill(model, dataset)
+    samples = training_samples(dataset, config, model, None, saved)
+    for number in range(3):
+        video = samples.snippet(number).video
+        frames = [dataset.read_frame(video.frames[t]) for t in model.context_frames(12)]
+        seen = model.card.fit(model.card.normalise(np.stack(frames)), (24, 32))
+        expected = model.summarize(seen[None]).centers[0]
+        assert torch.equal(samples[number]["context"], expected)
+    batch = torch.utils.data.default_collate([samples[n] for n in range(2)])
+    loss = TrainingStep(model.train(), config.loss)({k: v for k, v in batch.items() if k != "name"})
+    segmentation, _ = model(
+        batch["frames"], readout="last", context=vidseg.Prototypes(batch["context"])
+    )
+    assert set(loss) == {"loss", "main"}
+    assert loss["loss"].requires_grad
+    assert segmentation.aux.keys() == {"feature"}
+
+
+def test_contexts_are_found_once_for_one_set_of_weights(tmp_path, trained_cffm, caplog) -> None:
+    shared = f"data.context={tmp_path / 'shared'}"
+    counted: list[tuple[int, int]] = []
+    words = ("iterations=1", "schedule.power=0", "optimiser.lr=0.01")
+    first = plus_with(trained_cffm, shared, *words)
+    train(first, tmp_path / "one", progress=lambda *counts: counted.append(counts))
+    assert counted == [(1, 2), (2, 2)]
+    files = sorted((tmp_path / "shared").rglob("*.safetensors"))
+    before = {file: file.stat().st_mtime_ns for file in files}
+    files[0].unlink()  # as if the run had been killed before it
+    counted.clear()
+    # The branch has changed when the run goes on, and its seed; what the prototypes see has not.
+    longer = plus_with(trained_cffm, shared, *words, "iterations=2", "seed=3")
+    train(longer, tmp_path / "one", resume=True, progress=lambda *counts: counted.append(counts))
+    assert counted == [(2, 2)]
+    assert sorted((tmp_path / "shared").rglob("*.safetensors")) == files
+    assert files[1].stat().st_mtime_ns == before[files[1]]
+    dataset = open_source(first.data)
+    model = build_model(first, dataset)
+    kept = saved_contexts(first, dataset, model, tmp_path)
+    assert kept.folder == files[0].parent
+    for other in ("data.base_size=[32, 24]", "data.options.seed=1", "data.split=val"):
+        config = plus_with(trained_cffm, shared, other)
+        assert saved_contexts(config, open_source(config.data), model, tmp_path) != kept
+    model.get_parameter("decoder.fusion.conv.weight").data[0, 0] += 1
+    assert saved_contexts(first, dataset, model, tmp_path) != kept
+
+
+def test_cffmpp_without_a_trained_cffm_is_refused() -> None:
+    config = config_with(*PLUS)
+    with pytest.raises(ValueError, match="stay at their random start, such as backbone"):
+        build_model(config, open_source(config.data))

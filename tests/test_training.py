@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 import vidseg
+import vidseg.training.devices as devices_module
 import vidseg.training.loop as loop_module
 import vidseg.training.step as step_module
 from vidseg.training.config import OptimiserConfig
@@ -317,7 +318,7 @@ def test_trackers_that_would_be_passed_over_are_refused(tmp_path: Path, monkeypa
         ValueError, match="unknown tracker 'tensorbord'; did you mean 'tensorboard'"
     ):
         train(config_with("trackers=[tensorbord]"), tmp_path / "run")
-    monkeypatch.setattr(loop_module, "get_available_trackers", list)
+    monkeypatch.setattr(devices_module, "get_available_trackers", list)
     with pytest.raises(ValueError, match="'tensorboard' needs its package, which is not installed"):
         train(config_with("trackers=[tensorboard]"), tmp_path / "run")
 
@@ -391,7 +392,7 @@ def test_what_is_unsafe_on_a_cpu_is_refused(tmp_path: Path, monkeypatch) -> None
     with pytest.raises(ValueError, match="set channels_last=false"):
         train(config_with("precision=bf16", "channels_last=true"), tmp_path / "run")
     two = SimpleNamespace(num_processes=2, device=torch.device("cpu"))
-    monkeypatch.setattr(loop_module, "Accelerator", lambda **options: two)
+    monkeypatch.setattr(devices_module, "Accelerator", lambda **options: two)
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(ValueError, match="sync_bn needs GPUs; set sync_bn=false"):
         train(config_with("sync_bn=true"), tmp_path / "run")

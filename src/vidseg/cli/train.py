@@ -104,8 +104,11 @@ def _run(config: Any, out: Path, resume: bool) -> None:
                 return
             meter.advance(1, f"loss {record['loss']:.4f}, lr {record['lr']:.2g}{latest}")
 
+        def note(done: int, total: int) -> None:
+            meter.advance(0, f"looking at the videos first: {done}/{total}")
+
         try:
-            trained = run(config, out, resume=resume, report=report)
+            trained = run(config, out, resume=resume, report=report, progress=note)
         except KeyboardInterrupt:
             console.print(f"stopped; go on with: vidseg train {out} --resume", soft_wrap=True)
             raise

@@ -27,6 +27,7 @@ class Sample(TypedDict):
     name: str
     clip_labels: NotRequired[Tensor]
     labelled: NotRequired[Tensor]
+    context: NotRequired[Tensor]
 
 
 @dataclass(frozen=True)
@@ -121,6 +122,7 @@ class ClipDataset(torch.utils.data.Dataset[Sample]):
         *,
         shuffle: bool = False,
         clip_labels: bool = False,
+        read_context: Callable[[Video], Tensor] | None = None,
     ) -> None:
         """Index snippets.
 
@@ -131,6 +133,7 @@ class ClipDataset(torch.utils.data.Dataset[Sample]):
             seed: of order and augmentation; 0 or more.
             shuffle: another order in each epoch, else the order of `snippets`.
             clip_labels: also give the labels of the frames before the last one.
+            read_context: what the model wants to know of a whole video.
 
         Raises:
             ValueError: no snippets, or a negative seed.
@@ -145,6 +148,7 @@ class ClipDataset(torch.utils.data.Dataset[Sample]):
         self.seed = seed
         self.shuffle = shuffle
         self.clip_labels = clip_labels
+        self.read_context = read_context
 
     def __len__(self) -> int:
         return len(self.snippets)
@@ -174,7 +178,7 @@ class ClipDataset(torch.utils.data.Dataset[Sample]):
         Returns:
             frames (T, 3, H, W) float32, labels (H, W) int64 of the last one, name; if asked for,
             clip_labels (T, H, W) int64 of all frames, and labelled (T,) bool, which of them have
-            any: the others are ignored everywhere.
+            any: the others are ignored everywhere; and context, what `read_context` gives.
 
         Raises:
             ValueError: a file is damaged, or sizes differ within the snippet.
@@ -182,20 +186,21 @@ class ClipDataset(torch.utils.data.Dataset[Sample]):
         snippet = self.snippet(number)
         images = self._read(snippet)
         rng = np.random.default_rng([self.seed, number])
-        if not self.clip_labels:
+        sample: Sample
+        if self.clip_labels:
+            indices = snippet.frame_indices
+            maps = {i: self._read_labels(snippet, i, images[-1]) for i in dict.fromkeys(indices)}
+            frames, targets = self.transform(images, np.stack([maps[i] for i in indices]), rng)
+            has_labels = [snippet.video.labels[i] is not None for i in indices]
+            sample = {"frames": frames, "labels": targets[-1], "name": snippet.name}
+            sample["clip_labels"], sample["labelled"] = targets, torch.tensor(has_labels)
+        else:
             labels = self._read_labels(snippet, snippet.label_index, images[-1])
             frames, target = self.transform(images, labels, rng)
-            return {"frames": frames, "labels": target, "name": snippet.name}
-        indices = snippet.frame_indices
-        maps = {i: self._read_labels(snippet, i, images[-1]) for i in dict.fromkeys(indices)}
-        frames, targets = self.transform(images, np.stack([maps[i] for i in indices]), rng)
-        return {
-            "frames": frames,
-            "labels": targets[-1],
-            "clip_labels": targets,
-            "labelled": torch.tensor([snippet.video.labels[i] is not None for i in indices]),
-            "name": snippet.name,
-        }
+            sample = {"frames": frames, "labels": target, "name": snippet.name}
+        if self.read_context is not None:
+            sample["context"] = self.read_context(snippet.video)
+        return sample
 
     def _read_labels(self, snippet: Snippet, index: int, image: np.ndarray) -> np.ndarray:
         file = snippet.video.labels[index]

@@ -130,6 +130,11 @@ class DataConfig(Source):
     padding: Literal["start", "centre"] = Field(
         "start", description="where an image smaller than the crop goes"
     )
+    context: str | None = Field(
+        None,
+        description="folder for what a model reads of whole videos (CFFM++'s prototypes), found "
+        "before the first step; by default in the run folder. Runs share what is the same",
+    )
     neighbours: NeighboursConfig | None = Field(
         None, description="frames near the labelled one; loss.temporal and distillation need them"
     )

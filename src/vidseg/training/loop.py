@@ -10,27 +10,23 @@ import copy
 import json
 import logging
 import math
-import os
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, replace
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs
-from accelerate.state import AcceleratorState
-from accelerate.tracking import get_available_trackers
-from accelerate.utils import LoggerType, ProjectConfiguration
+from accelerate import Accelerator
 from torch import Tensor, nn
 
 from vidseg import weights
 from vidseg.atomic import write_text
 from vidseg.data import VideoDataset
 from vidseg.segmenter import VideoSegmenter
-from vidseg.suggest import did_you_mean
 from vidseg.training.checkpoint import Checkpoints, RunLock
 from vidseg.training.config import TrainingConfig
+from vidseg.training.contexts import Progress, saved_contexts
+from vidseg.training.devices import close_trackers, open_accelerator
 from vidseg.training.folder import Metrics, environment, prepare
 from vidseg.training.motion import load_teacher
 from vidseg.training.optimiser import (
@@ -59,7 +55,6 @@ from vidseg.training.validation import open_validation, validate
 log = logging.getLogger("vidseg.training")
 
 Report = Callable[[dict[str, Any]], None]
-COLLECTIVE_TIMEOUT = timedelta(hours=2)  # the other processes wait while the first one validates
 
 
 class NonFiniteLoss(ValueError):
@@ -90,6 +85,7 @@ def train(
     model: VideoSegmenter | None = None,
     resume: bool = False,
     report: Report | None = None,
+    progress: Progress | None = None,
 ) -> Trained:
     """Train a model; the run folder holds everything about it.
 
@@ -100,6 +96,8 @@ def train(
         resume: go on with the run that is in `folder` (or start it, if there is none).
         report: called in the main process with the record of each step ("step", "loss", "lr",
             "samples_per_s", ...) and of each validation ("step", "mean_iou", ...).
+        progress: called, before the first step, with the videos whose context is found and the
+            videos in all, where the model needs such.
 
     Returns:
         The trained model and where its weights are.
@@ -112,14 +110,14 @@ def train(
         OSError: the disk is full; the checkpoint before is intact.
     """
     folder = Path(folder)
-    accelerator = _accelerator(config, folder)
+    accelerator = open_accelerator(config, folder)
     with contextlib.ExitStack() as stack:
-        stack.callback(_close, accelerator)
+        stack.callback(close_trackers, accelerator)
         if accelerator.is_main_process:
             _take(folder, config, resume, stack)
         accelerator.wait_for_everyone()
+        run = _Run(config, folder, accelerator, model=model, resume=resume, progress=progress)
         stop = stack.enter_context(StopSignal())
-        run = _Run(config, folder, accelerator, model=model, resume=resume)
         stack.callback(run.batches.close)
         for step in range(run.start, config.iterations):
             record = run.step(step, stop.asked)
@@ -147,6 +145,7 @@ class _Run:
         *,
         model: VideoSegmenter | None,
         resume: bool,
+        progress: Progress | None,
     ) -> None:
         self.config, self.folder, self.accelerator = config, folder, accelerator
         self.checkpoints = Checkpoints(folder / "checkpoints", config.checkpoint.keep)
@@ -158,13 +157,16 @@ class _Run:
 
         dataset = open_source(config.data)
         self.model = build_model(config, dataset, model=model, is_restored=state is not None)
+        if state is not None:
+            self._restore_weights(state)
+        self.model.to(accelerator.device)
         is_still = config.freeze is not None and config.freeze.keep == "weights+statistics"
         self.still_parts = frozen_parts(self.model, config.freeze) if is_still else ()
         distillation = config.loss.distillation
         teacher = None
         if distillation is not None:
             teacher = load_teacher(distillation, self.model, accelerator.device)
-        self.clips = self._samples(dataset, None if teacher is None else teacher.model)
+        self.clips = self._samples(dataset, None if teacher is None else teacher.model, progress)
         unit = "videos" if config.data.sampling == "videos" else "labelled frames"
         trained_on = f"{dataset.name}: {len(self.clips)} {unit}"
         self.model.card = replace(
@@ -172,7 +174,6 @@ class _Run:
         )
         self.validation = open_validation(config, dataset)
         self.schedule = make_schedule(config, len(self.clips))
-        self.model.to(accelerator.device)
         if config.channels_last:
             self.model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         self.averaged = None
@@ -290,10 +291,16 @@ class _Run:
         path = self.folder / f"{name}.safetensors"
         return Trained(model.eval(), self.folder, path, self.best or {})
 
-    def _samples(self, dataset: VideoDataset, teacher: VideoSegmenter | None) -> Samples:
+    def _samples(
+        self, dataset: VideoDataset, teacher: VideoSegmenter | None, progress: Progress | None
+    ) -> Samples:
         """The samples; one process precomputes what can be, the others find it done."""
+        contexts = None
         with self.accelerator.main_process_first():
-            return training_samples(dataset, self.config, self.model, teacher)
+            if not self.model.causal:
+                contexts = saved_contexts(self.config, dataset, self.model, self.folder)
+                contexts.fill(self.model, dataset, progress)
+            return training_samples(dataset, self.config, self.model, teacher, contexts)
 
     def _open_records(self) -> Metrics | None:
         """Write the environment, start the trackers; -> the metrics, in the main process."""
@@ -321,7 +328,7 @@ class _Run:
         pin = accelerator.device.type == "cuda"
         return load_batches(self.clips, sampler, config.workers, pin=pin)
 
-    def _restore(self, state: dict[str, Any], optimiser: torch.optim.Optimizer) -> None:
+    def _restore_weights(self, state: dict[str, Any]) -> None:
         try:
             self.model.load_state_dict(state["model"])
         except RuntimeError as error:
@@ -329,6 +336,8 @@ class _Run:
                 f"the checkpoint in {self.folder} is of another model than "
                 f"{self.config.model.name}: {str(error).splitlines()[-1].strip()}"
             ) from error
+
+    def _restore(self, state: dict[str, Any], optimiser: torch.optim.Optimizer) -> None:
         self.loss.restore(state.get("loss", {}))
         if self.averaged is not None:
             self.averaged.load_state_dict(state["averaged"] or state["model"])
@@ -387,58 +396,3 @@ def _take(folder: Path, config: TrainingConfig, resume: bool, stack: contextlib.
     changes = prepare(folder, config, resume=resume)
     if changes:
         log.info("changed since the run was stored:\n  %s", "\n  ".join(changes))
-
-
-def _accelerator(config: TrainingConfig, folder: Path) -> Accelerator:
-    AcceleratorState._reset_state()  # an earlier run of this process may have had another precision
-    if config.precision == "fp16" and not torch.cuda.is_available():
-        raise ValueError("precision=fp16 needs a GPU; use bf16 or fp32 on this machine")
-    _check_trackers(config.trackers)
-    if config.deterministic:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA starts
-        torch.use_deterministic_algorithms(True, warn_only=True)
-    processes = int(os.environ.get("WORLD_SIZE", "1"))
-    accelerator = Accelerator(
-        # Left alone, Accelerate lets each of torchrun's processes on a CPU train by itself.
-        cpu=processes > 1 and not torch.accelerator.is_available(),
-        mixed_precision="no" if config.precision == "fp32" else config.precision,
-        gradient_accumulation_steps=config.accumulate,
-        log_with=list(config.trackers) or None,
-        project_config=ProjectConfiguration(str(folder), logging_dir=str(folder / "tensorboard")),
-        kwargs_handlers=[
-            # Unused parameters may exist; and DDP then keeps its buckets, so that the sums of a
-            # resumed run are taken in the same order.
-            DistributedDataParallelKwargs(find_unused_parameters=True),
-            InitProcessGroupKwargs(timeout=COLLECTIVE_TIMEOUT),
-        ],
-    )
-    assert accelerator.num_processes == processes, "each process would train by itself"
-    is_cpu = accelerator.device.type == "cpu"
-    if is_cpu and config.channels_last and config.precision == "bf16":
-        # Seen with torch 2.13: one run in three has infinite gradients at its first step.
-        raise ValueError(
-            "channels_last with precision=bf16 gives wrong gradients on some CPU runs; set "
-            "channels_last=false (3 % slower) or precision=fp32"
-        )
-    if config.sync_bn and accelerator.num_processes > 1 and is_cpu:
-        raise ValueError("sync_bn needs GPUs; set sync_bn=false to train with processes on a CPU")
-    return accelerator
-
-
-def _check_trackers(names: tuple[str, ...]) -> None:
-    """Accelerate passes over a tracker whose package is missing, without a word."""
-    there = [str(tracker.value) for tracker in get_available_trackers()]
-    known = [str(tracker.value) for tracker in LoggerType]
-    for name in names:
-        if name not in known:
-            raise ValueError(f"unknown tracker {name!r}{did_you_mean(name, known)}")
-        if name not in there and name != "all":
-            raise ValueError(
-                f"the tracker {name!r} needs its package, which is not installed; there are: "
-                f"{', '.join(there) or 'none'} (metrics.jsonl and metrics.csv are always written)"
-            )
-
-
-def _close(accelerator: Accelerator) -> None:
-    for tracker in accelerator.trackers:
-        tracker.finish()

@@ -1,7 +1,6 @@
 """What ETC adds to a training step: the temporal loss, and what is copied from a teacher."""
 
 import contextlib
-import hashlib
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -28,6 +27,7 @@ from vidseg.losses.distillation import (
 from vidseg.losses.temporal import temporal_loss
 from vidseg.segmenter import Segmentation, VideoSegmenter
 from vidseg.training.config import DistillationConfig, LossConfig
+from vidseg.training.digest import digest
 
 log = logging.getLogger("vidseg.training")
 
@@ -266,13 +266,9 @@ def saved_scores(
     spec: DistillationConfig, teacher: VideoSegmenter, base_size: tuple[int, int] | None
 ) -> SavedScores:
     """Where a teacher's scores lie: a folder of its own, by its weights and the frames' size."""
-    digest = hashlib.sha256(str(base_size).encode())
-    for name, tensor in sorted(teacher.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().flatten().view(torch.uint8).numpy().tobytes())
     assert spec.precomputed is not None
-    folder = Path(spec.precomputed).expanduser() / digest.hexdigest()[:16]
-    return SavedScores(folder, base_size)
+    name = digest(teacher.state_dict(), str(base_size))
+    return SavedScores(Path(spec.precomputed).expanduser() / name, base_size)
 
 
 def load_teacher(

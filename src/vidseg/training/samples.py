@@ -3,7 +3,7 @@
 import logging
 import sys
 import warnings
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -19,6 +19,7 @@ from vidseg.data import (
     ClipDataset,
     Snippet,
     TrainTransform,
+    Video,
     VideoDataset,
     choices,
     drawn,
@@ -133,6 +134,7 @@ def training_samples(
     config: TrainingConfig,
     model: VideoSegmenter,
     teacher: VideoSegmenter | None = None,
+    read_context: Callable[[Video], torch.Tensor] | None = None,
 ) -> Samples:
     """The augmented samples of a run, by global sample number.
 
@@ -141,6 +143,8 @@ def training_samples(
         config: of the run.
         model: its window says which frames make a sample.
         teacher: runs over whole frames here if its scores are to be precomputed.
+        read_context: gives what the model wants to know of a whole video; for one that is not
+            causal.
 
     Raises:
         ValueError: no frame has the frames before it, or beside it, that the config asks for.
@@ -174,6 +178,7 @@ def training_samples(
         config.seed,
         shuffle=True,
         clip_labels=model.needs_clip_labels,
+        read_context=read_context,
     )
     if near is None or near.video is None:
         return clips

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from vidseg import methods, weights
 from vidseg.backbones.mobilenet import unfold_batch_norm
 from vidseg.data import VideoDataset
+from vidseg.layers.prototypes import Prototypes
 from vidseg.losses.segmentation import cross_entropy, ohem_cross_entropy
 from vidseg.segmenter import Segmentation, VideoSegmenter
 from vidseg.training.config import LossConfig, ModelConfig, TrainingConfig
@@ -56,14 +57,15 @@ class TrainingStep(nn.Module):
         Args:
             batch: "frames" (B, T, 3, H, W), normalised; "labels" (B, H, W) of the last frames;
                 "clip_labels" (B, T, H, W) and "labelled" (B, T) where the model's
-                `needs_clip_labels` says so; and for temporal and distillation terms what
-                `MotionTerms` wants.
+                `needs_clip_labels` says so; "context" (B, K, D), prototypes of each video, where it
+                is not `causal`; and for temporal and distillation terms what `MotionTerms` wants.
 
         Returns:
             "loss", the weighted sum, and its terms as they are: "main", one for each auxiliary
             head, "frames" for all frames by themselves, and those of `MotionTerms`.
         """
-        segmentation = self._run(batch["frames"])
+        context = Prototypes(batch["context"]) if "context" in batch else None
+        segmentation = self._run(batch["frames"], context)
         terms: dict[str, Tensor] = {}
         total = segmentation.logits.new_zeros((), dtype=torch.float32)
         for name, logits, labels, weight in self._heads(segmentation, batch):
@@ -93,8 +95,8 @@ class TrainingStep(nn.Module):
         if self.motion is not None:
             self.motion.load_state_dict(state)
 
-    def _run(self, frames: Tensor) -> Segmentation:
-        return self.model(frames, readout="last")[0]
+    def _run(self, frames: Tensor, context: Prototypes | None = None) -> Segmentation:
+        return self.model(frames, readout="last", context=context)[0]
 
     def _heads(
         self, segmentation: Segmentation, batch: dict[str, Tensor]
@@ -177,7 +179,7 @@ def build_model(
     if is_given or is_restored:
         return model
     taken = set() if spec.initial_weights is None else _take_over(model, spec)
-    _check_frozen(model, spec, frozen, taken)
+    _check_frozen(model, spec, taken)
     if spec.unfold_bn:
         unfold_batch_norm(model.backbone, plain_frames(dataset, model, spec.unfold_bn))  # pyright: ignore[reportArgumentType]
     return model
@@ -191,21 +193,23 @@ def _create(config: TrainingConfig, num_classes: int, *, is_restored: bool) -> V
     return methods.create(config.model.name, num_classes=num_classes, **options)
 
 
-def _check_frozen(
-    model: VideoSegmenter, spec: ModelConfig, frozen: tuple[str, ...], taken: set[str]
-) -> None:
-    """Raise ValueError where frozen weights would stay as random as they were made."""
-    kept = tuple(f"{part}." for part in frozen)
+def _check_frozen(model: VideoSegmenter, spec: ModelConfig, taken: set[str]) -> None:
+    """Raise ValueError where weights that are not trained would stay as random as they were made.
+
+    That is what `freeze` names, and what the method itself keeps (CFFM++ all of CFFM).
+    """
     given = "" if spec.backbone_weights is None else "backbone."
     lacking = [
         name
-        for name in model.state_dict()
-        if name.startswith(kept) and name not in taken and not (given and name.startswith(given))
+        for name, parameter in model.named_parameters()
+        if not parameter.requires_grad
+        and name not in taken
+        and not (given and name.startswith(given))
     ]
     if lacking:
         raise ValueError(
-            f"freeze would keep {len(lacking)} tensors at their random start, such as "
-            f"{lacking[0]}; train the host first, and give its weights as model.initial_weights"
+            f"{len(lacking)} tensors are not trained and would stay at their random start, such as "
+            f"{lacking[0]}; train them first, and give the weights as model.initial_weights"
             + ("" if spec.initial_weights is None else f" ({spec.initial_weights} has not all)")
         )
 
