@@ -55,7 +55,7 @@ class Prototypes:
         if path.suffix != ".safetensors":
             raise ValueError(f"prototypes are saved as .safetensors, got {path.name}")
         tensors = {"centers": self.centers.detach().cpu().contiguous()}
-        with replacing(path) as file:
+        with replacing(path, shared=True) as file:
             file.write(to_bytes(tensors, metadata={"video": self.video}))
 
     @classmethod
