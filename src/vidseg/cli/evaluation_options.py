@@ -20,7 +20,7 @@ Data = Annotated[
     str | None,
     typer.Option(
         "--data",
-        help="camvid (default), cityscapes, folder or synthetic.",
+        help="camvid (default), cityscapes, folder, synthetic or vspw.",
         rich_help_panel=WHAT,
     ),
 ]
