@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from vidseg.benchmark import Benchmark, Timing, benchmark, count_macs, peak_extra_bytes
+import vidseg
+from vidseg.benchmark import Benchmark, Timing, _finish, benchmark, count_macs, peak_extra_bytes
 from vidseg.cli.main import main
 from vidseg.cli.sizes import parse_size, parse_sliding
 from vidseg.methods import create
@@ -226,3 +227,26 @@ def test_what_is_folded_runs_beside_what_is_written(name):
     }  # fmt: skip
     assert result.memory_bytes > 0
     assert model.decoder.folded
+
+
+def test_label_maps_are_timed_too(monkeypatch):
+    made = []
+    labels, resize = vidseg.Segmentation.labels, vidseg.Segmentation.resize
+    monkeypatch.setattr(
+        vidseg.Segmentation, "labels", lambda s, size: made.append(size) or labels(s, size)
+    )
+    monkeypatch.setattr(
+        vidseg.Segmentation, "resize", lambda s: made.append("written") or resize(s)
+    )
+    model, twin = create("cffm_tiny", num_classes=3), create("segformer_tiny", num_classes=3)
+    result = benchmark(model, (64, 96), twin=twin, labels=(60, 90), num_frames=1, warm_up=0)
+    # Each of the six sides runs in a turn, and once more for its memory.
+    assert made.count((60, 90)) == 8
+    assert made.count("written") == 4
+    assert result.summary()["labels_px"] == [60, 90]
+
+
+def test_both_ways_to_labels_agree():
+    segmentation = create("cffm_tiny", num_classes=7).eval().step(torch.randn(1, 3, 64, 96))[0]
+    ours, written = (_finish((64, 96), is_written=it)(segmentation) for it in (False, True))
+    assert torch.equal(ours[0], written)

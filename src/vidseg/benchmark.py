@@ -20,10 +20,12 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from vidseg.segmenter import Memory, VideoSegmenter
+from vidseg.layers.resize import resize
+from vidseg.segmenter import Memory, Segmentation, VideoSegmenter
 
 MAX_FRAMES = 10_000
 Side = Callable[[], Any]
+Finish = Callable[[Segmentation], Any]
 
 
 @dataclass(frozen=True)
@@ -149,6 +151,7 @@ def benchmark(
     name: str = "model",
     twin: VideoSegmenter | None = None,
     twin_name: str | None = None,
+    labels: tuple[int, int] | None = None,
     num_frames: int = 10,
     warm_up: int = 2,
     device: torch.device | str = "cpu",
@@ -163,6 +166,8 @@ def benchmark(
         name: of the model, for the record.
         twin: a per-frame model to compare with.
         twin_name: its name.
+        labels: (H, W) of label maps that every side goes on to make; None stops at the logits. As
+            written that is a resize to the frame, one to the labels, softmax and argmax.
         num_frames: turns that are timed; each runs every side once.
         warm_up: turns that are not.
         device: where to run.
@@ -175,7 +180,7 @@ def benchmark(
     Raises:
         ValueError: the size or a count is out of range, or a precision is unknown.
     """
-    _check(size, num_frames, warm_up, precision)
+    _check(size, labels, num_frames, warm_up, precision)
     device = torch.device(device)
     # Moved before inference mode, under which weights would become unfit for training.
     written, twin_written = (_as_written(network, device) for network in (model, twin))
@@ -183,8 +188,12 @@ def benchmark(
         if network is not None:
             network.for_inference(device)
     with torch.inference_mode(), _autocast(device, precision):
-        sides = _sides(model, twin, size, device)
-        sides |= _written_sides(written, twin_written, size, device)
+        sides = _sides(model, twin, size, device, _finish(labels))
+        plainly = _finish(labels, is_written=True)
+        if written is not None:
+            sides["window_written"] = _sides(written, None, size, device, plainly)["window"]
+        if twin_written is not None:
+            sides["twin_written"] = _sides(twin_written, None, size, device, plainly)["stream"]
         clocks: dict[str, list[tuple[float, float]]] = {side: [] for side in sides}
         total = warm_up + num_frames
         for turn in range(total):
@@ -216,6 +225,7 @@ def benchmark(
         memory_bytes=_memory_of(model, size, device).nbytes,
         twin=None if twin is None else twin_name or "twin",
         twin_macs=None if twin is None else sum(count_macs(twin, size).values()),
+        notes={} if labels is None else {"labels_px": list(labels)},
     )
 
 
@@ -277,6 +287,7 @@ def _sides(
     twin: VideoSegmenter | None,
     size: tuple[int, int],
     device: torch.device,
+    finish: Finish,
 ) -> dict[str, Side]:
     generator = torch.Generator().manual_seed(0)
     frames = torch.randn(1, model.window_length, 3, *size, generator=generator).to(device)
@@ -284,13 +295,27 @@ def _sides(
     context = None if model.causal else model.summarize(frames)
     stream = _Stream(model, frames, context)
     sides: dict[str, Side] = {
-        "stream": lambda: stream.step(frame),
-        "window": lambda: model(frames, readout="last", context=context),
-        "clip": lambda: model(frames, context=context),
+        "stream": lambda: finish(stream.step(frame)),
+        "window": lambda: finish(model(frames, readout="last", context=context)[0]),
+        "clip": lambda: finish(model(frames, context=context)[0]),
     }
     if twin is not None:
-        sides["twin"] = lambda: twin.step(frame)
+        sides["twin"] = lambda: finish(twin.step(frame)[0])
     return sides
+
+
+def _finish(size: tuple[int, int] | None, *, is_written: bool = False) -> Finish:
+    """What is done with the logits: nothing, or a label map at this size."""
+    if size is None:
+        return lambda segmentation: None
+    if not is_written:
+        return lambda segmentation: segmentation.labels(size)
+
+    def as_written(segmentation: Segmentation) -> Tensor:
+        full = segmentation.resize().flatten(0, 1)
+        return resize(full, size, align_corners=segmentation.align_corners).softmax(1).argmax(1)
+
+    return as_written
 
 
 def _as_written(model: VideoSegmenter | None, device: torch.device) -> VideoSegmenter | None:
@@ -305,20 +330,6 @@ def _as_written(model: VideoSegmenter | None, device: torch.device) -> VideoSegm
     return written
 
 
-def _written_sides(
-    model: VideoSegmenter | None,
-    twin: VideoSegmenter | None,
-    size: tuple[int, int],
-    device: torch.device,
-) -> dict[str, Side]:
-    sides: dict[str, Side] = {}
-    if model is not None:
-        sides["window_written"] = _sides(model, None, size, device)["window"]
-    if twin is not None:
-        sides["twin_written"] = _sides(twin, None, size, device)["stream"]
-    return sides
-
-
 class _Stream:
     """A stream that goes on from turn to turn."""
 
@@ -326,8 +337,9 @@ class _Stream:
         self.model = model
         _, self.memory = model(frames, readout="last", context=context)
 
-    def step(self, frame: Tensor) -> None:
-        _, self.memory = self.model.step(frame, self.memory)
+    def step(self, frame: Tensor) -> Segmentation:
+        segmentation, self.memory = self.model.step(frame, self.memory)
+        return segmentation
 
 
 def _frames_per_call(side: str, model: VideoSegmenter) -> int:
@@ -415,9 +427,16 @@ def _device_name(device: torch.device) -> str:
     return device.type
 
 
-def _check(size: tuple[int, int], num_frames: int, warm_up: int, precision: str) -> None:
-    if len(size) != 2 or min(size) < 1:
-        raise ValueError(f"size must be (height, width) in pixels, got {size}")
+def _check(
+    size: tuple[int, int],
+    labels: tuple[int, int] | None,
+    num_frames: int,
+    warm_up: int,
+    precision: str,
+) -> None:
+    for name, value in (("size", size), ("labels", labels)):
+        if value is not None and (len(value) != 2 or min(value) < 1):
+            raise ValueError(f"{name} must be (height, width) in pixels, got {value}")
     if not 1 <= num_frames <= MAX_FRAMES:
         raise ValueError(f"num_frames must be 1..{MAX_FRAMES}, got {num_frames}")
     if warm_up < 0:

@@ -26,6 +26,10 @@ def benchmark(
         str, typer.Argument(help="A name such as tmanet_r50 (`vidseg models`), or trained weights.")
     ],
     size: Annotated[str, typer.Option("--size", help="HEIGHTxWIDTH of the frames, px.")],
+    labels: Annotated[
+        str | None,
+        typer.Option("--labels", help="HEIGHTxWIDTH: time up to label maps of this size, too."),
+    ] = None,
     frames: Annotated[
         int,
         typer.Option("--frames", min=1, help="Turns that are timed; each runs every side once."),
@@ -63,6 +67,7 @@ def benchmark(
     from vidseg.cli.sizes import parse_size
 
     shape = parse_size(size)
+    labels_px = None if labels is None else parse_size(labels)
     import torch
 
     from vidseg.benchmark import benchmark as measure
@@ -82,6 +87,7 @@ def benchmark(
             name=model,
             twin=twin_network,
             twin_name=twin_name,
+            labels=labels_px,
             num_frames=frames,
             warm_up=warm_up,
             device=device,
@@ -132,7 +138,7 @@ def _show(result: Benchmark) -> None:
     height, width = result.size
     console.print(
         f"{result.model}, {height}x{width}, batch 1, window of {result.window_length} frames, "
-        f"{result.device}, {result.threads} CPU thread(s), {result.precision}",
+        f"{result.device}, {result.threads} CPU thread(s), {result.precision}, {_until(result)}",
         markup=False,
     )
     table = Table(box=None, padding=(0, 2, 0, 0))
@@ -165,6 +171,11 @@ def _show(result: Benchmark) -> None:
         "the peak beyond weights and the stream's own. MACs count convolutions and matrix "
         "products, attention included, at the widths that run."
     )
+
+
+def _until(result: Benchmark) -> str:
+    sides = result.notes.get("labels_px")
+    return "to logits" if sides is None else f"to labels of {sides[0]}x{sides[1]}"
 
 
 def _number(value: float | None, digits: int) -> str:
