@@ -33,7 +33,8 @@ def opencv() -> ModuleType:
 class Photometric:
     """One draw of brightness, contrast, saturation and hue noise; None leaves a step out.
 
-    Every step rounds to uint8. Contrast comes before or after the two steps in HSV.
+    Every step cuts to uint8, as the authors' does. Contrast comes before or after the two steps in
+    HSV.
 
     Attributes:
         brightness: added, on the 0..255 scale.
@@ -51,10 +52,10 @@ class Photometric:
 
     @classmethod
     def draw(cls, rng: np.random.Generator) -> Photometric:
-        """Draw with the usual ranges of SSD: +-32, 0.5..1.5, 0.5..1.5, +-18, each with p = 0.5."""
+        """Draw with SSD's ranges: +-32, 0.5..1.5, 0.5..1.5 and -18..17, each with p = 0.5."""
         use = rng.random(5) < 0.5
         brightness, contrast, saturation = rng.uniform((-32, 0.5, 0.5), (32, 1.5, 1.5))
-        hue = int(rng.integers(-18, 19))
+        hue = int(rng.integers(-18, 18))
         return cls(
             brightness=float(brightness) if use[0] else None,
             contrast=float(contrast) if use[1] else None,
@@ -85,7 +86,7 @@ class Photometric:
 
 
 def _to_uint8(values: np.ndarray) -> np.ndarray:
-    return np.clip(np.rint(values), 0, 255).astype(np.uint8)
+    return np.clip(values, 0, 255).astype(np.uint8)
 
 
 def size_within(size: tuple[int, int], box: tuple[int, int]) -> tuple[int, int]:
