@@ -24,3 +24,15 @@ def shared() -> Path:
     if not folder.is_dir():
         pytest.fail(f"VIDSEG_SHARED names {folder}, which is not a folder")
     return folder
+
+
+@pytest.fixture(scope="session")
+def weights_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Random weights of a tiny video model of the synthetic street's 11 classes."""
+    from vidseg.methods import create
+    from vidseg.weights import save
+
+    path = tmp_path_factory.mktemp("weights") / "model.safetensors"
+    torch.manual_seed(0)
+    save(create("tmanet_tiny", num_classes=11), path)
+    return path

@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 import vidseg
+from command_line import run
 from vidseg.benchmark import Benchmark, Timing, _finish, benchmark, count_macs, peak_extra_bytes
-from vidseg.cli.main import main
 from vidseg.cli.sizes import parse_size, parse_sliding
 from vidseg.methods import create
 from vidseg.segmenter import PerFrame
@@ -152,26 +152,20 @@ def test_sizes_are_height_by_width():
     ],
 )
 def test_wrong_words_are_one_message(capsys, words, code, message):
-    with pytest.raises(SystemExit) as left:
-        main(["benchmark", "tmanet_tiny", "--size", "32x32", "--frames", "1", *words])
-    assert left.value.code == code
+    assert run("benchmark", "tmanet_tiny", "--size", "32x32", "--frames", "1", *words) == code
     assert message in capsys.readouterr().err
 
 
 def test_a_file_has_its_own_classes(tmp_path, capsys):
     path = tmp_path / "tiny.safetensors"
     save(create("fcn_tiny", num_classes=3), path)
-    with pytest.raises(SystemExit) as left:
-        main(["benchmark", str(path), "--size", "32x32", "--classes", "5"])
-    assert left.value.code == 1
+    assert run("benchmark", path, "--size", "32x32", "--classes", "5") == 1
     assert "--classes is for models made by name" in capsys.readouterr().err
 
 
 def test_command_writes_json(capsys):
     words = "--quiet benchmark tmanet_tiny --size 64x96 --frames 2 --warm-up 0 --classes 5 --json"
-    with pytest.raises(SystemExit) as leaving:
-        main([*words.split(), "--option", "memory_frames=3"])
-    assert not leaving.value.code
+    assert run(*words.split(), "--option", "memory_frames=3") == 0
     result = json.loads(capsys.readouterr().out)
     assert result["model"] == "tmanet_tiny"
     assert result["twin"] == "fcn_tiny"
@@ -180,22 +174,8 @@ def test_command_writes_json(capsys):
 
 
 def test_command_shows_a_table_and_leaves_out_the_twin_of_a_per_frame_model(capsys):
-    with pytest.raises(SystemExit) as leaving:
-        main(
-            [
-                "benchmark",
-                "fcn_tiny",
-                "--size",
-                "64x96",
-                "--frames",
-                "1",
-                "--warm-up",
-                "0",
-                "--classes",
-                "5",
-            ]
-        )
-    assert not leaving.value.code
+    words = "benchmark fcn_tiny --size 64x96 --frames 1 --warm-up 0 --classes 5"
+    assert run(*words.split()) == 0
     out = capsys.readouterr().out
     assert "ms/frame" in out
     assert "GMACs per frame" in out
@@ -203,9 +183,7 @@ def test_command_shows_a_table_and_leaves_out_the_twin_of_a_per_frame_model(caps
 
 
 def test_command_names_what_is_wrong(capsys):
-    with pytest.raises(SystemExit) as leaving:
-        main(["benchmark", "tmanet_tyni", "--size", "64x96"])
-    assert leaving.value.code == 1
+    assert run("benchmark", "tmanet_tyni", "--size", "64x96") == 1
     assert "did you mean 'tmanet_tiny'" in capsys.readouterr().err
 
 

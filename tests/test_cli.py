@@ -14,6 +14,7 @@ import pytest
 import torch
 import typer
 
+import command_line
 from vidseg.cli import console as console_module
 from vidseg.cli import main as main_module
 from vidseg.cli.convert import left_out, parse_options
@@ -31,11 +32,10 @@ def _not_quiet_afterwards():
 def run(capsys: pytest.CaptureFixture[str]):
     """Run a command line in this process; gives (exit code, stdout, stderr)."""
 
-    def run_line(*words: str) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as leaving:
-            main([str(word) for word in words])
+    def run_line(*words: object) -> tuple[int, str, str]:
+        code = command_line.run(*words)
         captured = capsys.readouterr()
-        return int(leaving.value.code or 0), captured.out, captured.err
+        return code, captured.out, captured.err
 
     return run_line
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 from collections import Counter
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
+import small_runs
 import vidseg
 from vidseg.data import (
     ClipDataset,
@@ -29,7 +31,6 @@ from vidseg.segmenter import VideoSegmenter
 from vidseg.training.contexts import saved_contexts
 from vidseg.training.folder import read_metrics
 from vidseg.training.loop import train
-from vidseg.training.recipe import override, validate
 from vidseg.training.samples import (
     open_source,
     samples_fps,
@@ -38,27 +39,14 @@ from vidseg.training.samples import (
 )
 from vidseg.training.step import TrainingStep, build_model
 
-VALUES = {
-    "name": "tiny",
-    "model": {"name": "cffm_tiny", "options": {"gap_frames": 1, "dropout": 0.0, "drop_path": 0.0}},
-    "data": {
-        "kind": "synthetic",
-        "options": {"num_videos": 2, "num_frames": 5, "size": [48, 64]},
-        "crop": [32, 48],
-        "scale": [1.0, 1.0],
-    },
-    "validation": {"every": 0},
-    "optimiser": {"kind": "adamw", "lr": 1e-3},
-    "iterations": 2,
-    "batch_size": 2,
-    "workers": 0,
-    "log_every": 1,
-    "trackers": [],
-}
-
-
-def config_with(*overrides: str):
-    return validate(override(VALUES, overrides))
+DATA = small_runs.VALUES["data"] | {"options": {"num_videos": 2, "num_frames": 5, "size": [48, 64]}}
+config_with = partial(
+    small_runs.config_with,
+    model={"name": "cffm_tiny", "options": {"gap_frames": 1, "dropout": 0.0, "drop_path": 0.0}},
+    data=DATA,
+    optimiser={"kind": "adamw", "lr": 1e-3},
+    batch_size=2,
+)
 
 
 def step_and_batch(*overrides: str, size: int = 2) -> tuple[TrainingStep, dict[str, Tensor]]:

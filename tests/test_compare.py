@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from command_line import run
 from vidseg.inference.comparison import Comparison, Estimate, Row, compare
 from vidseg.inference.figures import FIGURES, Figure
 from vidseg.inference.resampling import (
@@ -395,7 +396,7 @@ def test_runs_without_a_truth_compare_by_what_they_have(
     assert keys == ["temporal_consistency", "flicker", "ms_per_frame"]
     assert comparison.class_rows == ()
     assert any(note.startswith("No run has: mean IoU") for note in comparison.notes)
-    assert run_line(*two_runs, "--resamples", 100, "--out", tmp_path / "out") == 0
+    assert run("compare", *two_runs, "--resamples", 100, "--out", tmp_path / "out") == 0
     shown = capsys.readouterr().out.splitlines()
     assert not [line for line in shown if line.startswith(CLASSES)]
     assert "IoU of each class" not in (tmp_path / "out" / "compare.html").read_text()
@@ -603,19 +604,11 @@ def test_what_evaluate_writes_is_read_and_compared(tmp_path: Path) -> None:
     assert row_of(comparison, "mean_iou").verdict(1) == "the same"
 
 
-def run_line(*words: object) -> int:
-    from vidseg.cli.main import main
-
-    with pytest.raises(SystemExit) as leaving:
-        main(["compare", *map(str, words)])
-    return int(leaving.value.code or 0)
-
-
 def test_the_command_shows_and_writes(
     two_runs: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "comparison"
-    assert run_line(*two_runs, "--resamples", 200, "--out", out) == 0
+    assert run("compare", *two_runs, "--resamples", 200, "--out", out) == 0
     shown = capsys.readouterr().out
     assert "2 runs on 5 videos" in shown
     assert "fine beside rough" in shown
@@ -632,7 +625,7 @@ def test_the_command_shows_and_writes(
 def test_the_command_writes_json(
     two_runs: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run_line(*two_runs, "--resamples", 200, "--json") == 0
+    assert run("compare", *two_runs, "--resamples", 200, "--json") == 0
     record = json.loads(capsys.readouterr().out)
     assert record["resamples"] == 200
     assert record == json.loads(json.dumps(compare(two_runs, resamples=200).summary()))
@@ -641,5 +634,5 @@ def test_the_command_writes_json(
 def test_the_command_explains_what_does_not_compare(
     two_runs: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run_line(two_runs[0]) == 1
+    assert run("compare", two_runs[0]) == 1
     assert "two folders or more" in capsys.readouterr().err

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vidseg.cli.main import main
+from command_line import run
 from vidseg.data import Video
 from vidseg.data.check import check_dataset, find_missing, find_splits
 
@@ -143,12 +143,6 @@ def test_folders_that_hold_nothing(tmp_path: Path):
     (tmp_path / "trainannot").mkdir()
     (tmp_path / "train").mkdir()
     assert faults(tmp_path) == [("open", "train")]
-
-
-def run(*words: object) -> int:
-    with pytest.raises(SystemExit) as left:
-        main([str(word) for word in words])
-    return int(left.value.code or 0)
 
 
 def test_the_command_ends_with_1_for_a_fault(root: Path, capsys):

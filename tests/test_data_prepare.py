@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from command_line import run
 from vidseg.classes import CAMVID
-from vidseg.cli.main import main
 from vidseg.data import open_dataset, preceding, snippets
 from vidseg.data.prepare import prepare_cityscapes
 from vidseg.data.prepare_camvid import GROUPS, find_shift, prepare_camvid, split_of
@@ -329,12 +329,6 @@ def test_cityscapes_tells_missing_frames_and_bad_labels(city: Path, tmp_path: Pa
 
 
 # --- the command
-
-
-def run(*words: object) -> int:
-    with pytest.raises(SystemExit) as left:
-        main([str(word) for word in words])
-    return int(left.value.code or 0)
 
 
 def test_the_command_prepares_and_checks(raw: Path, labels: Path, tmp_path: Path, capsys):

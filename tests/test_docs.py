@@ -142,11 +142,10 @@ def check_words(words: list[str]) -> None:
 
 
 def run_words(words: list[str]) -> None:
-    from vidseg.cli.main import main
+    from command_line import run
 
-    with pytest.raises(SystemExit) as leaving:
-        main(words)
-    assert not leaving.value.code, f"vidseg {' '.join(words)}: exit code {leaving.value.code}"
+    code = run(*words)
+    assert code == 0, f"vidseg {' '.join(words)}: exit code {code}"
 
 
 LINK = re.compile(r"\[[^\]]*\]\(([^)#\s]+)[^)]*\)")

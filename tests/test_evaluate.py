@@ -13,18 +13,17 @@ import torch
 from PIL import Image
 from torch import nn
 
-from vidseg.cli.main import main
+from command_line import run
+from settled import by_colour
 from vidseg.data import open_dataset
 from vidseg.data.clip import Video, VideoDataset
 from vidseg.inference.evaluate import evaluate
 from vidseg.inference.evaluation import FrameFigures, Observed
 from vidseg.inference.labelled import labelled_frames
 from vidseg.inference.predictions import evaluate_predictions
-from vidseg.methods import create
 from vidseg.methods.tmanet import TMANet
 from vidseg.metrics import ConfusionMatrix
 from vidseg.segmenter import PerFrame, VideoSegmenter
-from vidseg.weights import save
 
 CLASSES = ("road", "car", "sky")
 PALETTE = ((250, 0, 0), (0, 250, 0), (0, 0, 250))
@@ -73,15 +72,6 @@ def tmanet() -> VideoSegmenter:
         for weight in model.head.classifier.parameters():
             weight.normal_()
     return model
-
-
-def by_colour(**options) -> PerFrame:
-    """Labels a pixel by its strongest channel."""
-    conv = nn.Conv2d(3, 3, 1)
-    with torch.no_grad():
-        conv.weight.copy_(torch.eye(3)[:, :, None, None])
-        conv.bias.zero_()
-    return PerFrame(conv, num_classes=3, **options)
 
 
 def maps_of(model, dataset, **options) -> dict[tuple[str, int], np.ndarray]:
@@ -371,20 +361,6 @@ def test_another_groups_label_maps_score_as_published(shared, split, protocol, e
         assert round(100 * result.pixel_accuracy, 2) == 85.80
 
 
-@pytest.fixture(scope="module")
-def weights_file(tmp_path_factory) -> Path:
-    path = tmp_path_factory.mktemp("weights") / "model.safetensors"
-    torch.manual_seed(0)
-    save(create("tmanet_tiny", num_classes=11), path)
-    return path
-
-
-def run(*words: object) -> int:
-    with pytest.raises(SystemExit) as leaving:
-        main([str(word) for word in words])
-    return int(leaving.value.code or 0)
-
-
 SYNTHETIC = ["--data", "synthetic", "--option", "num_videos=1", "--option", "num_frames=3"]
 SYNTHETIC += ["--option", "size=[32,48]"]
 
@@ -508,8 +484,8 @@ def test_labels_are_compared_at_a_given_size(tmp_path):
     with pytest.raises(ValueError, match=r"is 40x24, its label is 80x48.*--score-size"):
         evaluate_predictions(tmp_path, dataset)
     sparse = InMemory(video("a", 9, labelled=(8,)), label_size=(48, 80))
-    for run in ({}, {"every_frame": True}):
-        assert evaluate(by_colour(), sparse, score_size=(12, 20), **run).num_scored == 1
+    for frames in ({}, {"every_frame": True}):
+        assert evaluate(by_colour(), sparse, score_size=(12, 20), **frames).num_scored == 1
 
 
 def test_sizes_to_score_at_that_are_none_are_refused():

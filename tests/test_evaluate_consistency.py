@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 
+from settled import by_colour
 from vidseg.data import open_dataset
 from vidseg.data.clip import Video, VideoDataset
 from vidseg.flow import DIS, forward_backward_consistent
@@ -29,7 +30,6 @@ from vidseg.metrics import (
     temporal_consistency,
     video_consistency,
 )
-from vidseg.segmenter import PerFrame
 
 CLASSES = ("road", "car", "sky")
 PALETTE = np.array([(250, 0, 0), (0, 250, 0), (0, 0, 250)], np.uint8)
@@ -80,14 +80,6 @@ def video(name: str, length: int, labelled: tuple[int, ...] | None = None) -> Vi
     wanted = range(length) if labelled is None else labelled
     labels = tuple(path if i in wanted else None for i, path in enumerate(frames))
     return Video(name, frames, labels, tuple(range(0, 2 * length, 2)), rate_hz=30)
-
-
-def by_colour() -> PerFrame:
-    conv = nn.Conv2d(3, 3, 1)
-    with torch.no_grad():
-        conv.weight.copy_(torch.eye(3)[:, :, None, None])
-        conv.bias.zero_()
-    return PerFrame(conv, num_classes=3)
 
 
 def seen_by(model, dataset, **options) -> tuple[Evaluation, list[Observed], list]:

@@ -11,8 +11,8 @@ import torch
 from PIL import Image
 
 import vidseg
+from command_line import run
 from settled import settle
-from vidseg.cli.main import main
 from vidseg.data.clip import Video, VideoDataset
 from vidseg.inference.evaluate import evaluate
 from vidseg.inference.evaluation import FrameFigures, Observed
@@ -197,14 +197,10 @@ def test_command_takes_a_folder_of_contexts(tmp_path, capsys):
     torch.manual_seed(0)
     weights = tmp_path / "model.safetensors"
     save(create("cffmpp_tiny", num_classes=11), weights)
-    words = ["evaluate", str(weights), "--data", "synthetic", "--option", "num_videos=1"]
+    words = ["evaluate", weights, "--data", "synthetic", "--option", "num_videos=1"]
     words += ["--option", "num_frames=4", "--option", "size=[32,48]", "--flow", "none", "--json"]
-    with pytest.raises(SystemExit) as leaving:
-        main([*words, "--quiet"])
-    assert not leaving.value.code
+    assert run(*words, "--quiet") == 0
     saved = json.loads(capsys.readouterr().out)
     assert "first pass" in saved["conventions"]["context"]
-    with pytest.raises(SystemExit) as leaving:
-        main([*words, "--context", str(tmp_path)])
-    assert leaving.value.code == 1
+    assert run(*words, "--context", tmp_path) == 1
     assert "no context of the video" in capsys.readouterr().err

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from vidseg.cli.main import main
+from command_line import run
 from vidseg.data import open_dataset
 from vidseg.data.clip import VideoDataset
 from vidseg.flow import DIS
@@ -139,12 +139,6 @@ def test_protocols_that_do_not_fit(model, streets):
         evaluate(model, streets, flow="exact", tc="etc-oficial")
     with pytest.raises(ValueError, match="along a flow"):
         evaluate(model, streets, tc="etc-official")
-
-
-def run(*words: object) -> int:
-    with pytest.raises(SystemExit) as leaving:
-        main([str(word) for word in words])
-    return int(leaving.value.code or 0)
 
 
 def test_command(tmp_path: Path, capsys):

@@ -11,18 +11,16 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 
-from vidseg.cli.main import main
+from command_line import run
+from settled import by_colour
 from vidseg.data.synthetic import render
 from vidseg.flow import DIS, forward_backward_consistent
 from vidseg.inference.evaluation import Evaluation
 from vidseg.inference.stream import DamagedVideoWarning, segment
 from vidseg.inference.videos import evaluate_videos
-from vidseg.methods import create
 from vidseg.metrics import TemporalConsistency
-from vidseg.segmenter import PerFrame
-from vidseg.weights import save
 
 SIZE = (48, 64)
 
@@ -32,14 +30,6 @@ class Still:
 
     def __call__(self, image_t: np.ndarray, image_s: np.ndarray) -> Tensor:
         return torch.zeros(2, *image_t.shape[:2])
-
-
-def by_colour() -> PerFrame:
-    conv = nn.Conv2d(3, 3, 1)
-    with torch.no_grad():
-        conv.weight.copy_(torch.eye(3)[:, :, None, None])
-        conv.bias.zero_()
-    return PerFrame(conv, num_classes=3)
 
 
 def write_frames(folder: Path, images: list[np.ndarray]) -> Path:
@@ -59,20 +49,6 @@ def street(tmp_path_factory) -> Path:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
         container.mux(stream.encode())
     return path
-
-
-@pytest.fixture(scope="module")
-def weights_file(tmp_path_factory) -> Path:
-    path = tmp_path_factory.mktemp("weights") / "model.safetensors"
-    torch.manual_seed(0)
-    save(create("tmanet_tiny", num_classes=11), path)
-    return path
-
-
-def run(*words: object) -> int:
-    with pytest.raises(SystemExit) as leaving:
-        main([str(word) for word in words])
-    return int(leaving.value.code or 0)
 
 
 def test_a_video_without_labels_has_consistency_and_speed(street):

@@ -10,8 +10,8 @@ import pytest
 import torch
 from PIL import Image
 
+from command_line import run
 from settled import settle
-from vidseg.cli.main import main
 from vidseg.data.clip import Video, VideoDataset
 from vidseg.inference.evaluate import evaluate
 from vidseg.inference.predictions import evaluate_predictions
@@ -135,12 +135,10 @@ def test_command_saves_and_scores_label_maps(tmp_path, capsys):
     data += ["--option", "size=[32,48]", "--flow", "exact", "--json", "--quiet"]
     figures = []
     for what in (
-        [str(tmp_path / "model.safetensors"), "--save-labels", str(tmp_path / "maps")],
-        ["--predictions", str(tmp_path / "maps")],
+        [tmp_path / "model.safetensors", "--save-labels", tmp_path / "maps"],
+        ["--predictions", tmp_path / "maps"],
     ):
-        with pytest.raises(SystemExit) as leaving:
-            main(["evaluate", *what, *data])
-        assert not leaving.value.code
+        assert run("evaluate", *what, *data) == 0
         figures.append(json.loads(capsys.readouterr().out)["figures"] | {"ms_per_frame": None})
     assert figures[0] == figures[1]
     assert files_of(tmp_path / "maps") == [f"street_0000/{k:05}.png" for k in range(3)]

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vidseg.cli.main import main
+from command_line import run
 from vidseg.data import open_dataset
 from vidseg.data.check import check_dataset
 from vidseg.data.prepare_vspw import prepare_vspw
@@ -205,9 +205,7 @@ def test_what_cannot_be_mended_is_left_out(root: Path, tmp_path: Path, capsys) -
     (video,) = open_dataset("vspw", out, "train").videos
     assert [path.stem[-1] for path in video.frames] == list("02456789")
     assert [label is None for label in video.labels] == [False, True, *6 * [False]]
-    with pytest.raises(SystemExit) as left:
-        main(["data", "prepare", "vspw", "--raw", str(root), "--out", str(out)])
-    assert left.value.code == 1
+    assert run("data", "prepare", "vspw", "--raw", root, "--out", out) == 1
     assert "warning: " in capsys.readouterr().err
 
 

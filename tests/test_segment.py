@@ -20,11 +20,10 @@ import torch
 from PIL import Image
 from torch import nn
 
+import command_line
 import vidseg
 from painted import SIZE, cut_short, make_video, number_of, paint
-from vidseg.cli import console as console_module
 from vidseg.cli.destinations import plan_outputs
-from vidseg.cli.main import main
 from vidseg.cli.segment import parse_time
 from vidseg.inference import outputs as outputs_module
 from vidseg.inference.cuts import CutDetector
@@ -274,12 +273,6 @@ def test_a_real_video(shared: Path, model) -> None:
 # The command
 
 
-@pytest.fixture(autouse=True)
-def _not_quiet_afterwards():
-    yield
-    console_module.be_quiet(False)
-
-
 @pytest.fixture
 def run(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch, weights: Path):
     """Run `vidseg segment` in an empty folder; gives (exit code, stdout, stderr)."""
@@ -288,10 +281,9 @@ def run(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch, weights
     monkeypatch.chdir(folder)
 
     def run_line(*words: object) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as leaving:
-            main(["segment", *map(str, words), "--model", str(weights)])
+        code = command_line.run("segment", *words, "--model", weights)
         captured = capsys.readouterr()
-        return int(leaving.value.code or 0), captured.out, captured.err
+        return code, captured.out, captured.err
 
     return run_line
 
@@ -517,8 +509,7 @@ def test_ctrl_c_leaves_playable_files(
 
 
 def test_help_teaches(run, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit):
-        main(["segment", "--help"])
+    assert command_line.run("segment", "--help") == 0
     out = capsys.readouterr().out
     assert "vidseg segment street.mp4 --format overlay,labels,jsonl" in out
     assert "exit code 130" in " ".join(out.split())

@@ -16,6 +16,8 @@ import vidseg
 import vidseg.training.devices as devices_module
 import vidseg.training.loop as loop_module
 import vidseg.training.step as step_module
+from command_line import run
+from small_runs import VALUES, config_with
 from vidseg.training.config import OptimiserConfig
 from vidseg.training.folder import Metrics, read_metrics
 from vidseg.training.loop import NonFiniteLoss, train
@@ -25,33 +27,10 @@ from vidseg.training.optimiser import (
     set_training,
     update_average,
 )
-from vidseg.training.recipe import load_config, override, validate
+from vidseg.training.recipe import load_config
 from vidseg.training.samples import StepSampler, open_source, training_snippets, window_fps
 from vidseg.training.schedule import polynomial_rate
 from vidseg.training.step import build_model, draw_seed
-
-VALUES = {
-    "name": "tiny",
-    "model": {"name": "fcn_tiny"},
-    "data": {
-        "kind": "synthetic",
-        "options": {"num_videos": 2, "num_frames": 3, "size": [48, 64]},
-        "crop": [32, 48],
-        "scale": [1.0, 1.0],
-    },
-    "validation": {"every": 0},
-    "optimiser": {"lr": 0.05, "weight_decay": 0.0},
-    "iterations": 2,
-    "batch_size": 4,
-    "workers": 0,
-    "log_every": 1,
-    "trackers": [],
-}
-
-
-def config_with(*overrides: str):
-    return validate(override(VALUES, overrides))
-
 
 # --- the schedule ---------------------------------------------------------------------------------
 
@@ -472,30 +451,27 @@ def test_a_run_that_failed_before_its_first_step_can_be_started_again(tmp_path: 
 
 
 def test_the_command_trains_resumes_and_explains(tmp_path, monkeypatch, capsys) -> None:
-    from vidseg.cli.main import main
-
     recipe = tmp_path / "mine.yaml"
     recipe.write_text(json.dumps(VALUES))
     monkeypatch.chdir(tmp_path)
 
-    def run(*words: str) -> tuple[int, str]:
-        with pytest.raises(SystemExit) as status:
-            main(["train", *words])
+    def start(*words: object) -> tuple[int, str]:
+        status = run("train", *words)
         said = capsys.readouterr()
-        return int(status.value.code or 0), said.out + said.err
+        return status, said.out + said.err
 
-    status, said = run(str(recipe), "iterations=1")
+    status, said = start(recipe, "iterations=1")
     assert status == 0, said
     assert "runs/tiny/last.safetensors" in said
-    status, said = run(str(recipe), "iterations=2")
+    status, said = start(recipe, "iterations=2")
     assert status == 1
     assert "add --resume" in said
-    status, said = run(str(recipe), "iterations=2", "--resume")
+    status, said = start(recipe, "iterations=2", "--resume")
     assert status == 0, said
     assert [record["step"] for record in read_metrics(tmp_path / "runs/tiny")] == [1, 2]
-    status, said = run(str(recipe), "optimiser.lrr=1")
+    status, said = start(recipe, "optimiser.lrr=1")
     assert (status, "did you mean 'optimiser.lr'?" in said) == (1, True)
-    status, said = run("tmanet_r50_camvit")
+    status, said = start("tmanet_r50_camvit")
     assert (status, "did you mean 'tmanet_r50_camvid'?" in said) == (1, True)
-    status, said = run()
+    status, said = start()
     assert (status, "tmanet_r50_cityscapes" in said) == (0, True)

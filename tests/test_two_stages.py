@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +15,9 @@ import torch
 from PIL import Image
 from torch import nn
 
+import small_runs
 import vidseg
-from vidseg.cli.main import main
+from command_line import run
 from vidseg.data import TrainTransform, open_dataset
 from vidseg.data.balance import class_weights, count_pixels
 from vidseg.data.placement import Placement
@@ -24,34 +26,20 @@ from vidseg.training.checkpoint import read_state
 from vidseg.training.folder import read_metrics
 from vidseg.training.loop import train
 from vidseg.training.optimiser import frozen_parts, make_optimiser
-from vidseg.training.recipe import dump, load_config, override, recipes, validate
+from vidseg.training.recipe import dump, load_config, recipes
 from vidseg.training.samples import open_source, training_snippets
 from vidseg.training.schedule import Plateau
 from vidseg.training.step import build_model
 
-VALUES = {
-    "name": "tiny",
-    "model": {"name": "erfnet_tiny"},
-    "data": {
-        "kind": "synthetic",
-        "options": {"num_videos": 2, "num_frames": 3, "size": [48, 64]},
-        "crop": [32, 48],
-        "scale": [1.0, 1.0],
-    },
-    "validation": {"every": 0},
-    "optimiser": {"kind": "adam", "lr": 1e-3, "weight_decay": 1e-4},
-    "checkpoint": {"every": 4},
-    "iterations": 2,
-    "batch_size": 4,
-    "workers": 0,
-    "log_every": 1,
-    "trackers": [],
-}
 LMANET = "model={name: lmanet_tiny}"
 
 
-def config_with(*overrides: str):
-    return validate(override(VALUES, overrides))
+config_with = partial(
+    small_runs.config_with,
+    model={"name": "erfnet_tiny"},
+    optimiser={"kind": "adam", "lr": 1e-3, "weight_decay": 1e-4},
+    checkpoint={"every": 4},
+)
 
 
 # --- schedule and optimiser -----------------------------------------------------------------------
@@ -260,8 +248,7 @@ def test_the_command_counts_the_labels(tmp_path: Path, capsys: pytest.CaptureFix
             Image.fromarray(np.array(label, np.uint8)).convert(
                 "L" if folder == "trainannot" else "RGB"
             ).save(stem)
-    with pytest.raises(SystemExit, match=r"^0$"):
-        main(["data", "weights", "camvid", str(tmp_path)])
+    assert run("data", "weights", "camvid", tmp_path) == 0
     out = capsys.readouterr().out
     assert "ignored" in out
     word = out.splitlines()[-1]

@@ -6,11 +6,10 @@ import json
 from pathlib import Path
 
 import numpy as np
-import pytest
 from PIL import Image
 
+from command_line import run
 from vidseg.classes import VSPW
-from vidseg.cli.main import main
 from vspw_shaped import write_vspw
 
 SMALL = (
@@ -24,12 +23,6 @@ SMALL = (
     "workers=0",
     "trackers=[]",
 )
-
-
-def run(*words: object) -> int:
-    with pytest.raises(SystemExit) as left:
-        main([str(word) for word in words])
-    return int(left.value.code or 0)
 
 
 def test_from_raw_files_to_figures(tmp_path: Path, capsys, caplog, monkeypatch) -> None:

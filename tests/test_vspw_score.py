@@ -9,15 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from torch import nn
 
+from settled import by_colour
 from vidseg.cli.scores import show_scores
 from vidseg.data.clip import Video, VideoDataset
 from vidseg.inference.evaluate import evaluate
 from vidseg.inference.figures import FIGURES, VSPW
 from vidseg.metrics import VspwScore
 from vidseg.report.evaluation import evaluation_page
-from vidseg.segmenter import PerFrame
 
 PALETTE = ((250, 0, 0), (0, 250, 0), (0, 0, 250))
 
@@ -48,14 +47,6 @@ class Street(VideoDataset):
         truth = np.random.default_rng(int(path.name)).integers(0, 2, (8, 12), dtype=np.uint8)
         truth[:4], truth[:, :2] = 1, 255
         return truth
-
-
-def by_colour() -> PerFrame:
-    conv = nn.Conv2d(3, 3, 1)
-    with torch.no_grad():
-        conv.weight.copy_(torch.eye(3)[:, :, None, None])
-        conv.bias.zero_()
-    return PerFrame(conv, num_classes=3)
 
 
 def as_the_tool_counts(dataset: VideoDataset) -> dict[str, float]:
