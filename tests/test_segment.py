@@ -85,6 +85,14 @@ def test_labels_are_those_of_stepping_through_the_video(model, street: Path) -> 
     assert count == 12
 
 
+def test_arrays_go_in_like_a_video(model, street: Path) -> None:
+    images = [frame.image for frame in read_video(street)]
+    expected = [result.labels for result in vidseg.segment(model, street)]
+    for source in (images, iter(images)):
+        results = vidseg.segment(model, source)
+        assert all(np.array_equal(r.labels, e) for r, e in zip(results, expected, strict=True))
+
+
 @pytest.mark.parametrize("chunk_frames", [3, 5, 12, 50])
 def test_chunks_change_nothing(model, street: Path, chunk_frames: int) -> None:
     ones = [result.labels for result in vidseg.segment(model, street)]

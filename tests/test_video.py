@@ -288,6 +288,34 @@ def test_image_folders_with_faults(tmp_path: Path) -> None:
         next(read_video(tmp_path))
 
 
+def test_arrays_are_frames(tmp_path: Path) -> None:
+    images = [paint(k) for k in range(9)]
+    with read_video(images, fps=10, start=0.2, end=0.8, every=2) as reader:
+        assert (reader.fps, reader.num_frames, reader.is_live) == (5, 3, False)
+        frames = list(reader)
+    assert [(frame.index, frame.time_s) for frame in frames] == [(2, 0.2), (4, 0.4), (6, 0.6)]
+    assert [number_of(frame.image) for frame in frames] == [2, 4, 6]
+    assert read_video(np.stack(images)).num_frames == 9
+    reader = read_video(image[..., ::-1] for image in images)  # BGR
+    assert reader.num_frames is None
+    assert [number_of(frame.image) for frame in reader] == list(range(9))
+
+
+@pytest.mark.parametrize(
+    ("images", "error", "message"),
+    [
+        ([paint(0) / 255.0], TypeError, "frame 0 must be a numpy array of uint8, got float64"),
+        (["0.png"], TypeError, "got str; image files go in as a folder or glob"),
+        (paint(0), ValueError, r"\(H, W, 3\), RGB, got \(144, 3\); one image goes in a list"),
+        ([paint(0), paint(1)[1:]], ValueError, "frame 1 of the images is 144x63, .* are 144x64"),
+        ([], ValueError, "no frame from 0 s on: 0 images were given"),
+    ],
+)
+def test_what_is_no_frame_is_refused(images, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        list(read_video(images))
+
+
 def test_what_is_written_reads_back(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     blocks = [np.kron(rng.integers(0, 256, (4, 6, 3)), np.ones((16, 16, 1))) for _ in range(60)]

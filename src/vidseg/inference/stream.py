@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -146,7 +146,7 @@ class SegmentedVideo(Iterator[FrameResult]):
 
 def segment(
     model: VideoSegmenter,
-    source: str | Path | int | FrameReader,
+    source: str | Path | int | Iterable[np.ndarray] | FrameReader,
     *,
     start: float | None = None,
     end: float | None = None,
@@ -166,8 +166,8 @@ def segment(
 
     Args:
         model: any video segmenter; wrap an image model in `vidseg.PerFrame`.
-        source: a video file, folder or glob of images, stream URL, camera number, or what
-            `read_video` returned (which has more options).
+        source: a video file, folder or glob of images, stream URL, camera number, (H, W, 3) uint8
+            RGB arrays as they come, or what `read_video` returned (which has more options).
         start: seconds; frames before it are left out.
         end: seconds; the frame at `end` and later ones are left out.
         every: 2 segments every second frame, and so forth.
@@ -186,15 +186,13 @@ def segment(
         ValueError: not a video; a model that needs the whole video on a source that has no end or
             is open already; a context of another video; more than 255 classes; options that do not
             fit together.
+        TypeError: `model` is no video segmenter, or an array is not uint8.
 
     Example:
-        >>> import tempfile, vidseg
-        >>> from PIL import Image
+        >>> import vidseg
         >>> model = vidseg.create("tmanet_tiny", num_classes=4)
-        >>> folder = Path(tempfile.mkdtemp())
-        >>> for k in range(3):
-        ...     Image.new("RGB", (48, 32), (80 * k, 0, 0)).save(folder / f"{k}.png")
-        >>> [result.labels.shape for result in vidseg.segment(model, folder)]
+        >>> frames = (np.full((32, 48, 3), 80 * k, np.uint8) for k in range(3))
+        >>> [result.labels.shape for result in vidseg.segment(model, frames)]
         [(32, 48), (32, 48), (32, 48)]
     """
     if not isinstance(model, VideoSegmenter):
@@ -253,7 +251,8 @@ def _first_pass(runner: _Runner, reader: FrameReader, source: Any, *cut: Any) ->
         reader.close()
         raise ValueError(
             f"{type(runner.model).__name__} needs to see the whole of {reader.name} first, so it "
-            "must be read twice; give its path instead of an open reader, or its context"
+            "must be read twice; give its path instead of an open reader, a list of images instead "
+            "of a generator, or its context"
         )
     start, end, every = cut
     return lambda: find_context_of_file(

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -112,14 +113,14 @@ class FrameReader(Iterator[Frame]):
 
 
 def read_video(
-    source: str | Path | int,
+    source: str | Path | int | Iterable[np.ndarray],
     *,
     start: float | None = None,
     end: float | None = None,
     every: int = 1,
     fps: float | None = None,
 ) -> FrameReader:
-    """Read the frames of a video file, folder or glob of images, stream URL or camera.
+    """Read the frames of a video file, folder or glob of images, stream URL, camera or program.
 
     Frames of a file are exact: a frame's index is its place in a decode from the beginning, also
     after a jump to `start`. Interlaced frames come as they are stored. A file that is cut short or
@@ -127,11 +128,12 @@ def read_video(
 
     Args:
         source: a path, a folder or glob of images (sorted by the numbers in their names), a URL,
-            or the number of a camera.
+            the number of a camera, or (H, W, 3) uint8 RGB arrays one after the other, such as a
+            list or a generator.
         start: seconds from the first frame; frames before it are left out.
         end: seconds from the first frame; the frame at `end` and later ones are left out.
         every: 2 keeps every second frame from `start` on, and so forth.
-        fps: frame rate of a folder of images; 25 by default. Videos know their own.
+        fps: frame rate of a folder of images or of arrays; 25 by default. Videos know their own.
 
     Returns:
         An iterator of `Frame`.
@@ -140,6 +142,7 @@ def read_video(
         FileNotFoundError: no such file, image or camera.
         ValueError: not a video; nothing between `start` and `end`; `every` below 1; an impossible
             `fps`, or one for what is no set of images.
+        TypeError: when it is read, an array is not uint8.
     """
     start = start or 0.0
     if every < 1:
@@ -149,13 +152,16 @@ def read_video(
     cut = (start, end, every)
     if fps is not None and not 0 < fps <= MAX_FPS:
         raise ValueError(f"fps must be above 0 and at most {MAX_FPS}, got {fps}")
+    rate = Fraction(fps or 25).limit_denominator(100_000)
+    if isinstance(source, Iterable) and not isinstance(source, str):
+        return _read_arrays(source, cut, rate)
     text = str(source)
     path = Path(text.removeprefix("file://"))
     is_camera = isinstance(source, int) or (text.isdecimal() and not path.exists())
     is_url = bool(re.match(r"[a-z][a-z0-9+.-]+://", text)) and not text.startswith("file:")
     images = None if is_camera or is_url else find_images(path)
     if images is not None:
-        return _read_images(images, path, cut, Fraction(fps or 25).limit_denominator(100_000))
+        return _read_images(images, path, cut, rate)
     if fps is not None:
         raise ValueError(f"fps is for folders of images; {text} has a frame rate of its own")
     if is_camera:
@@ -228,6 +234,36 @@ def _read_images(
     reader = FrameReader(str(source), frames, fps=fps / every, num_frames=len(wanted))
     reader.files = images
     return reader
+
+
+def _read_arrays(
+    images: Iterable[np.ndarray], cut: tuple[float, float | None, int], fps: Fraction
+) -> FrameReader:
+    start, end, every = cut
+    index = PacketIndex(rate_hz=fps)
+    wanted = slice(index.first_at(start), None if end is None else index.first_at(end), every)
+    chosen = islice(enumerate(images), wanted.start, wanted.stop, every)
+    frames = (Frame(k, index.time_s(k), _checked(image, k)) for k, image in chosen)
+    count = None
+    if isinstance(images, Sized) and not isinstance(images, Iterator):
+        count = len(range(len(images))[wanted])
+        if count == 0:
+            raise ValueError(f"no frame from {start:g} s on: {len(images)} images were given")
+    return FrameReader("the images", frames, fps=fps / every, num_frames=count)
+
+
+def _checked(image: Any, index: int) -> np.ndarray:
+    if not isinstance(image, np.ndarray) or image.dtype != np.uint8:
+        got = image.dtype if isinstance(image, np.ndarray) else type(image).__name__
+        raise TypeError(
+            f"frame {index} must be a numpy array of uint8, got {got}; image files go in as a "
+            "folder or glob"
+        )
+    if image.ndim != 3 or image.shape[2] != 3 or not image.size:
+        raise ValueError(
+            f"frame {index} must be (H, W, 3), RGB, got {image.shape}; one image goes in a list"
+        )
+    return np.ascontiguousarray(image)
 
 
 def _read_live(
