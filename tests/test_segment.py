@@ -23,6 +23,7 @@ from torch import nn
 import command_line
 import vidseg
 from painted import SIZE, cut_short, make_video, number_of, paint
+from settled import settle
 from vidseg.cli.destinations import plan_outputs
 from vidseg.cli.segment import parse_time
 from vidseg.inference import outputs as outputs_module
@@ -371,6 +372,29 @@ def test_images_in_and_a_picture_out(run, tmp_path: Path) -> None:
         assert picture.size == (SIZE[1], SIZE[0])
 
 
+def test_prototypes_are_saved_and_given_again(street: Path, tmp_path: Path, capsys) -> None:
+    model = vidseg.create("cffmpp_tiny", num_classes=4)
+    save(settle(model), tmp_path / "model.safetensors")
+    words = ["segment", street, "--model", tmp_path / "model.safetensors", "--format", "npz"]
+    kept = tmp_path / "kept" / "street.safetensors"
+    assert command_line.run(*words, "-o", tmp_path / "a.npz", "--save-context", kept) == 0
+    assert f"{kept}: prototypes of the video" in capsys.readouterr().out
+    assert vidseg.Prototypes.load(kept).video == str(street)
+    assert command_line.run(*words, "-o", tmp_path / "b.npz", "--context", kept) == 0
+    with np.load(tmp_path / "a.npz") as a, np.load(tmp_path / "b.npz") as b:
+        assert len(np.unique(a["000003"])) > 1
+        assert all(np.array_equal(a[name], b[name]) for name in a.files)
+    vidseg.Prototypes(torch.zeros(1, 6, 16), "park").save(tmp_path / "park.safetensors")
+    capsys.readouterr()
+    more = ["-o", tmp_path / "c.npz"]
+    assert command_line.run(*words, *more, "--context", tmp_path / "park.safetensors") == 1
+    assert "the context is of park, the video is" in capsys.readouterr().err
+    assert command_line.run(*words, *more, "--save-context", tmp_path / "c.pt") == 1
+    assert "--save-context wants a .safetensors file" in capsys.readouterr().err
+    assert command_line.run(*words, *more, "--save-context", kept) == 1
+    assert "exists already" in capsys.readouterr().err
+
+
 def test_it_does_not_write_over_files_unless_forced(run, street: Path) -> None:
     Path("a.mp4").write_text("precious")
     code, _, err = run(street, "--out", "a.mp4")
@@ -413,6 +437,7 @@ def test_force_never_removes_frames_or_pictures(run, tmp_path: Path) -> None:
         (["--start", "1m"], "a time is seconds, M:SS or H:MM:SS, got '1m'"),
         (["--sliding", "769"], "HEIGHTxWIDTH"),
         (["--device", "cuda:9"], "--device cuda:9"),
+        (["--context", "a.safetensors"], "does not; leave them out"),
         (["--start", "50"], "last frame is at 0.440 s"),
     ],
 )

@@ -304,8 +304,13 @@ def test_segment_refuses_what_cannot_be_read_twice(tmp_path):
 
     model = CFFMPlus.tiny(3)
     folder = write_video(tmp_path / "street", 2)
-    with pytest.raises(ValueError, match="read twice; give its path instead of an open reader"):
-        vidseg.segment(model, read_video(folder))
+    with pytest.raises(ValueError, match="can be read only once; give a file, or a list"):
+        vidseg.segment(model, (frame.image for frame in read_video(folder)))
+    expected = [result.labels for result in vidseg.segment(model, folder)]
+    images = [frame.image for frame in read_video(folder)]
+    for source in (read_video(folder, fps=3), images):
+        found = vidseg.segment(model, source)
+        assert all(np.array_equal(r.labels, e) for r, e in zip(found, expected, strict=True))
     with pytest.raises(ValueError, match=r"the context is of park, the video is .*street; find"):
         vidseg.segment(model, folder, context=vidseg.Prototypes(torch.zeros(1, 4, 16), "park"))
     prototypes = vidseg.Prototypes(torch.zeros(1, 4, 16), "street")

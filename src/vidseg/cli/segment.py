@@ -148,6 +148,23 @@ def segment(
             rich_help_panel=MODEL,
         ),
     ] = 1,
+    context: Annotated[
+        Path | None,
+        typer.Option(
+            "--context",
+            help="CFFM++: the video's prototypes on file, .safetensors or centers.pt; "
+            "else found in a first pass.",
+            rich_help_panel=MODEL,
+        ),
+    ] = None,
+    save_context: Annotated[
+        Path | None,
+        typer.Option(
+            "--save-context",
+            help="CFFM++: file for the video's prototypes, .safetensors.",
+            rich_help_panel=OUTPUT,
+        ),
+    ] = None,
     force: Annotated[
         bool, typer.Option("--force", help="Replace outputs that exist.", rich_help_panel=OUTPUT)
     ] = False,
@@ -164,14 +181,21 @@ def segment(
     from vidseg.inference.stream import segment as segment_video
     from vidseg.inference.video import read_video
     from vidseg.inference.writer import terminate_as_interrupt
+    from vidseg.layers.prototypes import Prototypes
 
     paths = plan_outputs(source, out, formats or [])
-    check_outputs(paths, source, force=force)
+    kept = _kept(save_context)
+    check_outputs({**paths, **kept}, source, force=force)
     windows = parse_sliding(sliding) if sliding else None
     seen_size = parse_size(size) if size else None
     reader = read_video(source, start=parse_time(start), end=parse_time(end), every=every, fps=fps)
     with reader:
         network = _load(model, device)
+        if network.causal and (context or save_context):
+            raise ValueError(
+                "--context and --save-context are for models that look at the whole video first "
+                f"(CFFM++), and {type(network).__name__} does not; leave them out"
+            )
         results = segment_video(
             network,
             reader,
@@ -179,12 +203,18 @@ def segment(
             sliding=SlidingWindow(network, *windows) if windows else None,
             reset_on_cut=scene_cuts,
             chunk_frames=chunk_frames,
+            context=None if context is None else Prototypes.load(context.expanduser()),
         )
         style = {"opacity": opacity, "contour": contour, "legend": legend, "beside": side_by_side}
         with terminate_as_interrupt():
             count = _run(results, paths, style, force=force)
+            for path in kept.values():
+                path.parent.mkdir(parents=True, exist_ok=True)
+                results.context.save(path)
     for path in paths.values():
         console.print(f"{path}: {count} frames", markup=False, soft_wrap=True)
+    for path in kept.values():
+        console.print(f"{path}: prototypes of the video", markup=False, soft_wrap=True)
     if results.damage is not None:
         errors.print(f"warning: {results.damage}", style="yellow", markup=False, soft_wrap=True)
         raise typer.Exit(1)
@@ -211,6 +241,15 @@ def parse_time(text: str | None) -> float | None:
     for part in text.split(":"):
         seconds = 60 * seconds + float(part)
     return seconds
+
+
+def _kept(path: Path | None) -> dict[str, Path]:
+    """What is written of the video beside the formats."""
+    if path is None:
+        return {}
+    if path.suffix != ".safetensors":
+        raise ValueError(f"--save-context wants a .safetensors file, got {path}")
+    return {"context": path.expanduser()}
 
 
 def _load(name: str | None, device: str | None) -> VideoSegmenter:

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -13,7 +14,7 @@ import numpy as np
 import torch
 
 from vidseg.inference import render
-from vidseg.inference.context import check_context, find_context_of_file
+from vidseg.inference.context import check_context, find_context, pick
 from vidseg.inference.cuts import CutDetector
 from vidseg.inference.sliding import SlidingWindow
 from vidseg.inference.video import Frame, FrameReader, read_video
@@ -111,8 +112,11 @@ class SegmentedVideo(Iterator[FrameResult]):
         reader: where the frames come from.
     """
 
-    def __init__(self, reader: FrameReader, results: Iterator[FrameResult]) -> None:
+    def __init__(
+        self, reader: FrameReader, runner: _Runner, results: Iterator[FrameResult]
+    ) -> None:
         self.reader = reader
+        self._runner = runner
         self._results = results
 
     @property
@@ -129,6 +133,11 @@ class SegmentedVideo(Iterator[FrameResult]):
     def damage(self) -> str | None:
         """Where and why the source broke off; None while all is well."""
         return self.reader.damage
+
+    @property
+    def context(self) -> Any:
+        """What the model knows of the whole video; if that must be found, by the first result."""
+        return self._runner.context
 
     def __next__(self) -> FrameResult:
         return next(self._results)
@@ -179,13 +188,13 @@ def segment(
         context: what a model that is not causal knows of the video, if that was found before.
 
     Returns:
-        An iterator of `FrameResult`, with `fps`, `num_frames`, `damage` and `close()`.
+        An iterator of `FrameResult`, with `fps`, `num_frames`, `damage`, `context` and `close()`.
 
     Raises:
         FileNotFoundError: no such file, image or camera.
         ValueError: not a video; a model that needs the whole video on a source that has no end or
-            is open already; a context of another video; more than 255 classes; options that do not
-            fit together.
+            can be read only once; a context of another video, or for a model that takes none; more
+            than 255 classes; options that do not fit together.
         TypeError: `model` is no video segmenter, or an array is not uint8.
 
     Example:
@@ -218,14 +227,16 @@ def segment(
             f"{type(model).__name__} needs to see the whole video before the first label, "
             f"and {reader.name} has no end; record it to a file first"
         )
+    if context is not None and model.causal:
+        raise ValueError(f"{type(model).__name__} takes no context here; leave it out")
     check_context(context, reader.name)
     if isinstance(sliding, tuple):
         sliding = SlidingWindow(model, sliding)
     runner = _Runner(sliding or model, device, size)
     runner.context = context
     if not model.causal and context is None:
-        runner.find_context = _first_pass(runner, reader, source, start, end, every)
-    return SegmentedVideo(reader, _results(reader, runner, reset_on_cut, chunk_frames))
+        runner.find_context = _first_pass(runner, reader)
+    return SegmentedVideo(reader, runner, _results(reader, runner, reset_on_cut, chunk_frames))
 
 
 def classes_of(model: VideoSegmenter) -> tuple[tuple[str, ...], np.ndarray]:
@@ -245,26 +256,23 @@ def classes_of(model: VideoSegmenter) -> tuple[tuple[str, ...], np.ndarray]:
     return names, render.default_palette(count)
 
 
-def _first_pass(runner: _Runner, reader: FrameReader, source: Any, *cut: Any) -> Callable[[], Any]:
-    count = reader.num_frames
-    if isinstance(source, FrameReader) or count is None:
+def _first_pass(runner: _Runner, reader: FrameReader) -> Callable[[], Any]:
+    model, again, count = runner.model, reader.again, reader.num_frames
+    if again is None or count is None:
         reader.close()
         raise ValueError(
-            f"{type(runner.model).__name__} needs to see the whole of {reader.name} first, so it "
-            "must be read twice; give its path instead of an open reader, a list of images instead "
-            "of a generator, or its context"
+            f"{type(model).__name__} needs to see the whole of {reader.name} first, and that can "
+            "be read only once; give a file, or a list of images, or its context"
         )
-    start, end, every = cut
-    return lambda: find_context_of_file(
-        runner.model,
-        source,
-        count,
-        start=start,
-        end=end,
-        every=every,
-        size=runner.size,
-        name=reader.name,
-    )
+
+    def find() -> Any:
+        with again() as first:
+            images = pick((frame.image for frame in first), model.context_frames(count))
+            stacked = np.stack(list(images))
+        fit = partial(model.card.fit, size=runner.size)
+        return find_context(model, stacked, see=fit, name=reader.name)
+
+    return find
 
 
 def _results(

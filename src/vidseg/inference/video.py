@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -55,6 +56,7 @@ class FrameReader(Iterator[Frame]):
         sound_source: the file that holds the sound; None if there cannot be any.
         pixel_aspect: width : height of a pixel; 1 unless the video is anamorphic.
         files: the images, where every frame is a file of its own; else empty.
+        again: opens the same frames once more, from the first one; None if they come only once.
     """
 
     def __init__(
@@ -68,6 +70,7 @@ class FrameReader(Iterator[Frame]):
         self.sound_source: Path | None = None
         self.pixel_aspect = Fraction(1)
         self.files: Sequence[Path] = ()
+        self.again: Callable[[], FrameReader] | None = None
         self._frames = frames
         self._shape: tuple[int, ...] | None = None
         self._last: tuple[int, float] | None = None
@@ -152,6 +155,17 @@ def read_video(
     cut = (start, end, every)
     if fps is not None and not 0 < fps <= MAX_FPS:
         raise ValueError(f"fps must be above 0 and at most {MAX_FPS}, got {fps}")
+    reader = _open(source, cut, fps)
+    if reader.num_frames is not None:
+        reader.again = partial(_open, source, cut, fps)
+    return reader
+
+
+def _open(
+    source: str | Path | int | Iterable[np.ndarray],
+    cut: tuple[float, float | None, int],
+    fps: float | None,
+) -> FrameReader:
     rate = Fraction(fps or 25).limit_denominator(100_000)
     if isinstance(source, Iterable) and not isinstance(source, str):
         return _read_arrays(source, cut, rate)

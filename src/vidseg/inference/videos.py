@@ -8,19 +8,13 @@ from contextlib import closing
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 
 from vidseg.data.clip import Video, VideoDataset
 from vidseg.flow.estimator import FlowEstimator
-from vidseg.inference.context import (
-    check_contexts,
-    context_name,
-    find_context_of_file,
-    read_context,
-)
+from vidseg.inference.context import check_contexts, context_name, read_context
 from vidseg.inference.evaluation import Evaluation, Observed, Observer, Progress
 from vidseg.inference.labelled import dataset_conventions
 from vidseg.inference.motion import Size, open_motion
@@ -94,8 +88,8 @@ def evaluate_videos(
     )
     windows = None if sliding is None else SlidingWindow(model, *sliding)
     done, passes_ms = 0, []
-    for video, reader, source in zip(dataset.videos, readers, sources, strict=True):
-        known = _context(model, video, reader, source, folder)
+    for video, reader in zip(dataset.videos, readers, strict=True):
+        known = None if folder is None else read_context(folder, video.name)
         results = segment(model, reader, sliding=windows, reset_on_cut=True, context=known)
         with closing(results):
             for frame in _observed(dataset, video, islice(results, len(video))):
@@ -118,21 +112,6 @@ def evaluate_videos(
         conventions["context"] = context_name(folder)
     timed = passes_ms[1:] or passes_ms
     return scorer.evaluation(conventions, sum(timed) / len(timed))
-
-
-def _context(
-    model: VideoSegmenter,
-    video: Video,
-    reader: FrameReader,
-    source: str | Path,
-    folder: Path | None,
-) -> Any:
-    if model.causal:
-        return None
-    if folder is not None:
-        return read_context(folder, video.name)
-    assert reader.num_frames is not None, "videos without an end were refused"
-    return find_context_of_file(model, source, reader.num_frames, name=reader.name)
 
 
 def _described(
