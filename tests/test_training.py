@@ -66,6 +66,21 @@ def test_the_schedule_of_cffm() -> None:
 # --- which samples --------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(
+    ("crop", "sizes"),
+    [([30, 44], r"\[24, 40\] and \[32, 48\]"), ([4, 48], r"are \[8, 48\]$")],
+)
+def test_a_crop_that_the_model_does_not_take_is_refused_first(tmp_path, crop, sizes) -> None:
+    config = config_with("model={name: lmanet_tiny}", f"data.crop={crop}")
+    message = rf"data\.crop=.* multiples of 8, got {crop[0]}x{crop[1]}.*; the next sizes.* {sizes}"
+    with pytest.raises(ValueError, match=message):
+        train(config, tmp_path / "run")
+    assert not list(tmp_path.glob("run/metrics*"))
+    # MiT's authors stretch to multiples of 32, and it takes any size.
+    preferred = config_with("model={name: segformer_tiny}", "data.crop=[30, 44]")
+    assert build_model(preferred, open_source(preferred.data)).card.size_multiple == 32
+
+
 @pytest.mark.parametrize(("world", "accumulate"), [(1, 1), (2, 1), (4, 1), (1, 3), (2, 2)])
 def test_a_step_has_the_same_samples_on_any_number_of_processes(world, accumulate) -> None:
     parts = [list(StepSampler(3, 6, 12, accumulate, rank, world)) for rank in range(world)]

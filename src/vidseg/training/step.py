@@ -1,6 +1,7 @@
 """What is trained: the model of a config, and the model with its loss as one module."""
 
 import contextlib
+import copy
 import logging
 from collections.abc import Iterator
 from dataclasses import replace
@@ -137,14 +138,15 @@ def build_model(
     """The model of a config before its first step, on the CPU.
 
     Args:
-        config: `model`, `freeze`, `data.mean`, `data.std` and `seed` count.
+        config: `model`, `freeze`, `data.crop`, `data.mean`, `data.std` and `seed` count.
         dataset: gives the classes.
         model: one that is there already; of `config.model` then only `void` counts.
         is_restored: the weights will come from a checkpoint, so none are read here.
 
     Raises:
         ValueError: the model's classes are not the data set's; an unknown model, part or option;
-            weights that do not fit, or that leave something random in what `freeze` keeps.
+            a crop that the model does not take; weights that do not fit, or that leave something
+            random in what `freeze` keeps.
         FileNotFoundError: a file of weights is missing.
     """
     spec, shares = config.model, config.loss.class_weights
@@ -171,6 +173,7 @@ def build_model(
         std=config.data.std or model.card.std,
     )
     model.card = card
+    check_crop(model, config.data.crop)
     frozen = frozen_parts(model, config.freeze)
     for name in frozen:
         model.get_submodule(name).requires_grad_(False)
@@ -183,6 +186,33 @@ def build_model(
     if spec.unfold_bn:
         unfold_batch_norm(model.backbone, plain_frames(dataset, model, spec.unfold_bn))  # pyright: ignore[reportArgumentType]
     return model
+
+
+def check_crop(model: VideoSegmenter, crop: tuple[int, int]) -> None:
+    """Refuse a crop that the model does not take, before anything is read or found for it.
+
+    Some models only prefer the sizes of their card, so it is the model that is asked.
+
+    Args:
+        model: any.
+        crop: (H, W).
+
+    Raises:
+        ValueError: the model refuses frames of this size; names the next ones that it takes.
+    """
+    card = model.card
+    larger = [card.next_side(side) for side in crop]
+    if larger == list(crop):
+        return
+    try:
+        copy.deepcopy(model).to("meta").eval().encode(torch.empty(1, 3, *crop, device="meta"))
+    except ValueError as error:
+        said = str(error).partition(";")[0]
+        smaller = [side - (side - card.size_offset) % card.size_multiple for side in crop]
+        nearest = [f"[{h}, {w}]" for h, w in (smaller, larger) if min(h, w) > 0]
+        raise ValueError(
+            f"data.crop={list(crop)}: {said}; the next sizes are {' and '.join(nearest)}"
+        ) from error
 
 
 def _create(config: TrainingConfig, num_classes: int, *, is_restored: bool) -> VideoSegmenter:
