@@ -28,7 +28,7 @@ from vidseg.training.config import TrainingConfig
 from vidseg.training.contexts import Progress, saved_contexts
 from vidseg.training.devices import close_trackers, open_accelerator
 from vidseg.training.folder import Metrics, environment, prepare
-from vidseg.training.motion import load_teacher
+from vidseg.training.motion import Teacher, load_teacher
 from vidseg.training.optimiser import (
     average_decay,
     frozen_parts,
@@ -166,12 +166,7 @@ class _Run:
         teacher = None
         if distillation is not None:
             teacher = load_teacher(distillation, self.model, accelerator.device)
-        self.clips = self._samples(dataset, None if teacher is None else teacher.model, progress)
-        unit = "videos" if config.data.sampling == "videos" else "labelled frames"
-        trained_on = f"{dataset.name}: {len(self.clips)} {unit}"
-        self.model.card = replace(
-            self.model.card, fps=samples_fps(self.clips), trained_on=trained_on
-        )
+        self.clips = self._samples(dataset, teacher, progress)
         self.validation = open_validation(config, dataset)
         self.schedule = make_schedule(config, len(self.clips))
         if config.channels_last:
@@ -179,11 +174,7 @@ class _Run:
         self.averaged = None
         if config.ema is not None:
             self.averaged = copy.deepcopy(self.model).eval().requires_grad_(False)
-        trained: nn.Module = self.model
-        if config.sync_bn and accelerator.num_processes > 1:
-            trained = nn.SyncBatchNorm.convert_sync_batchnorm(self.model)
-        is_precomputed = distillation is not None and distillation.precomputed is not None
-        self.loss = TrainingStep(trained, config.loss, None if is_precomputed else teacher)  # pyright: ignore[reportArgumentType]
+        self.loss = self._open_loss(teacher)
         groups, self.names = parameter_groups(self.loss, config.optimiser)
         optimiser = make_optimiser(groups, config.optimiser)
         if state is not None:
@@ -292,15 +283,32 @@ class _Run:
         return Trained(model.eval(), self.folder, path, self.best or {})
 
     def _samples(
-        self, dataset: VideoDataset, teacher: VideoSegmenter | None, progress: Progress | None
+        self, dataset: VideoDataset, teacher: Teacher | None, progress: Progress | None
     ) -> Samples:
-        """The samples; one process precomputes what can be, the others find it done."""
+        """The samples, which the model's card then names.
+
+        One process precomputes what can be, the others find it done.
+        """
         contexts = None
+        scorer = None if teacher is None else teacher.model
         with self.accelerator.main_process_first():
             if not self.model.causal:
                 contexts = saved_contexts(self.config, dataset, self.model, self.folder)
                 contexts.fill(self.model, dataset, progress)
-            return training_samples(dataset, self.config, self.model, teacher, contexts)
+            found = training_samples(dataset, self.config, self.model, scorer, contexts)
+        unit = "videos" if self.config.data.sampling == "videos" else "labelled frames"
+        trained_on = f"{dataset.name}: {len(found)} {unit}"
+        self.model.card = replace(self.model.card, fps=samples_fps(found), trained_on=trained_on)
+        return found
+
+    def _open_loss(self, teacher: Teacher | None) -> TrainingStep:
+        """What a step computes; without the teacher where its scores are on file."""
+        trained: nn.Module = self.model
+        if self.config.sync_bn and self.accelerator.num_processes > 1:
+            trained = nn.SyncBatchNorm.convert_sync_batchnorm(self.model)
+        distillation = self.config.loss.distillation
+        is_precomputed = distillation is not None and distillation.precomputed is not None
+        return TrainingStep(trained, self.config.loss, None if is_precomputed else teacher)  # pyright: ignore[reportArgumentType]
 
     def _open_records(self) -> Metrics | None:
         """Write the environment, start the trackers; -> the metrics, in the main process."""
