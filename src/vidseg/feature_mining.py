@@ -94,7 +94,8 @@ class FeatureMiningSegmenter(VideoSegmenter):
         backbone_options: further arguments of the backbone, such as drop_path.
 
     Raises:
-        ValueError: the backbone is no MiT, or `gap_frames` is less than 1.
+        ValueError: the backbone is no MiT, `gap_frames` or `depth` is less than 1, or `heads` do
+            not divide `channels`.
     """
 
     # Both papers have B0, B1, B2 and B5.
@@ -128,8 +129,8 @@ class FeatureMiningSegmenter(VideoSegmenter):
         super().__init__()
         if not backbone.startswith("mit_"):
             raise ValueError(f'backbone must be "mit_b0" to "mit_b5", got {backbone!r}')
-        if gap_frames < 1:
-            raise ValueError(f"gap_frames must be at least 1, got {gap_frames}")
+        if gap_frames < 1 or depth < 1:
+            raise ValueError(f"gap_frames and depth must be at least 1, got {gap_frames}, {depth}")
         self.num_classes = num_classes
         self.gap_frames, self.horizon = gap_frames, 3 * gap_frames
         self.backbone = build_backbone(backbone, **backbone_options)

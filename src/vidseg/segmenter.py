@@ -250,10 +250,11 @@ class VideoSegmenter(nn.Module):
                 batch or size; a new context for a stream that already runs.
         """
         if not torch.compiler.is_compiling():
-            _check_frames(frames, readout)
+            check_frames(frames)
+            _check_readout(readout)
             _check_context(memory, context)
             if memory is None and not self.training:
-                _check_range(frames)
+                check_range(frames)
         batch, length = frames.shape[:2]
         features = self._encode_clip(frames)
         fused_frames = []
@@ -386,7 +387,8 @@ def _find_logits(result: Any) -> Tensor:
     )
 
 
-def _check_frames(frames: Tensor, readout: str) -> None:
+def check_frames(frames: Tensor) -> None:
+    """Raise ValueError unless these are frames (B, T, 3, H, W) of floats, and not empty."""
     if frames.dim() != 5 or frames.shape[2] != 3:
         raise ValueError(
             f"frames must be (B, T, 3, H, W), got {tuple(frames.shape)}; "
@@ -399,12 +401,18 @@ def _check_frames(frames: Tensor, readout: str) -> None:
             f"frames must be normalised floats, got {frames.dtype}; "
             "use model.card.normalise(image) on uint8 pixels"
         )
+
+
+def _check_readout(readout: str) -> None:
     if readout not in ("all", "last"):
         raise ValueError(f'readout must be "all" or "last", got {readout!r}')
 
 
-def _check_range(frames: Tensor) -> None:
-    """Normalised pixels stay within about 3; raw ones reach 255. Read once a stream (it syncs)."""
+def check_range(frames: Tensor) -> None:
+    """Raise ValueError for raw pixels, which reach 255; normalised ones stay within about 3.
+
+    To be called once a stream, since it waits for the device.
+    """
     if frames.device.type == "meta":
         return
     largest = float(frames.detach().abs().amax())

@@ -205,8 +205,11 @@ def test_bad_input():
             model.step(torch.zeros(1, 3, 40, 120), memory)
         with pytest.raises(ValueError, match=r"\[9, 6, 3\] frames .* keeps \[3, 2, 1\]"):
             CFFM.tiny(3, gap_frames=1).eval().step(torch.zeros(1, 3, 40, 56), memory)
-    with pytest.raises(ValueError, match="gap_frames must be at least 1"):
-        CFFM.tiny(3, gap_frames=0)
+    for wrong in ({"gap_frames": 0}, {"depth": 0}):
+        with pytest.raises(ValueError, match="gap_frames and depth must be at least 1"):
+            CFFM.tiny(3, **wrong)
+    with pytest.raises(ValueError, match="3 heads cannot share 16 channels evenly"):
+        CFFM.tiny(3, heads=3)
     with pytest.raises(ValueError, match='backbone must be "mit_b0" to "mit_b5"'):
         CFFM(3, backbone="resnet50_v1c")
 

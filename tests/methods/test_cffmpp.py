@@ -118,8 +118,14 @@ def test_summary_is_repeatable_and_reads_ten_frames():
     assert model.summarize(video).centers.shape[1] == model.num_prototypes
     with pytest.raises(ValueError, match="10000 prototypes need as many pixels"):
         model.summarize(video, num_prototypes=10_000)
-    with pytest.raises(ValueError, match=r"must be \(B, T, 3, H, W\) and not empty"):
+    with pytest.raises(ValueError, match="num_prototypes must be at least 1, got 0"):
+        model.summarize(video, num_prototypes=0)
+    with pytest.raises(ValueError, match=r"must be \(B, T, 3, H, W\), got \(25, 3"):
         model.summarize(video[0])
+    with pytest.raises(ValueError, match="must be normalised floats, got"):
+        model.summarize(video.to(torch.uint8))
+    with pytest.raises(ValueError, match="must be normalised, got values up to 255"):
+        model.summarize(torch.full_like(video, 255))
 
 
 def test_prototypes_on_disk(tmp_path):
@@ -148,6 +154,11 @@ def test_prototypes_that_are_none(tmp_path):
     torch.save(torch.zeros(2, 3), tmp_path / "flat.pt")
     with pytest.raises(ValueError, match=r"holds \(2, 3\) torch.float32, wanted prototypes"):
         vidseg.Prototypes.load(tmp_path / "flat.pt")
+    torch.save(torch.full((1, 2, 3), math.nan), tmp_path / "nan.pt")
+    with pytest.raises(ValueError, match=r"nan.pt holds values that are not finite"):
+        vidseg.Prototypes.load(tmp_path / "nan.pt")
+    with pytest.raises(FileNotFoundError, match=r"holds no centers.pt; other .pt files in it"):
+        vidseg.Prototypes.load(tmp_path)
     vidseg.weights.save(vidseg.create("fcn_tiny", num_classes=3), tmp_path / "w.safetensors")
     with pytest.raises(ValueError, match="holds no `centers`"):
         vidseg.Prototypes.load(tmp_path / "w.safetensors")
@@ -174,6 +185,12 @@ def test_contexts_that_do_not_fit():
     running = CFFMPlus.tiny(3, prototypes="running").eval()
     with pytest.raises(ValueError, match='takes no context; make it with prototypes="video"'):
         running(frames, context=one)
+    with torch.no_grad():
+        _, own = running(frames)
+    with pytest.raises(ValueError, match="has running prototypes, this model's are given; start"):
+        model(frames, own)
+    with pytest.raises(ValueError, match="has given prototypes, this model's are running; start"):
+        running(frames, memory)
     with pytest.raises(ValueError, match='prototypes must be "video" or "running"'):
         CFFMPlus.tiny(3, prototypes="past")
     with pytest.raises(ValueError, match="num_prototypes must be at least 1"):
@@ -212,6 +229,41 @@ def test_running_prototypes_are_means_of_what_came():
     far = torch.tensor([[100.0, 0, 0]], dtype=torch.float64)
     stays, _ = move_centers(torch.cat([centers, far]), torch.zeros(5), frames[0], keep=0.9)
     assert torch.equal(stays[4], far[0])
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_running_prototypes_survive_half_precision(dtype):
+    """In float16 the weight of one that gets most of a frame of 60 x 108 is beyond 65504."""
+    generator = torch.Generator().manual_seed(0)
+    start = torch.rand(3, 4, generator=generator)
+    found = {kind: (start.to(kind), torch.zeros(3, dtype=kind)) for kind in (dtype, torch.float32)}
+    for k in range(300):
+        points = (torch.rand(1000, 4, generator=generator) + k / 300).to(dtype)
+        for kind, (centers, weights) in found.items():
+            with torch.autocast("cpu", torch.bfloat16, enabled=kind == dtype):
+                found[kind] = move_centers(centers, weights, points.to(kind), keep=0.99)
+    (half, counts), (single, wanted) = found.values()
+    assert counts.dtype == half.dtype == torch.float32
+    torch.testing.assert_close(half, single, rtol=0.01, atol=0)
+    torch.testing.assert_close(counts, wanted, rtol=0.05, atol=0)
+
+
+@pytest.mark.parametrize("prototypes", ["video", "running"])
+def test_prototypes_stay_exact_where_the_network_does_not(prototypes):
+    model = settle(CFFMPlus.tiny(3, prototypes=prototypes))
+    frames = clip(1, 5)
+    context = None if prototypes == "running" else model.summarize(frames)
+    with torch.no_grad():
+        exact, memory = model(frames, context=context)
+        with torch.autocast("cpu", torch.bfloat16):
+            logits, half = model(frames, context=context)
+        bare, _ = model.to(torch.bfloat16)(frames.to(torch.bfloat16), context=context)
+    assert half.context.centers.dtype == torch.float32
+    scale = float(exact.logits.std())
+    for found in (logits.logits.float(), bare.logits.float()):
+        assert float((found - exact.logits).abs().mean()) < 0.05 * scale
+    if context is None:
+        assert float(half.weights[0].sum()) == pytest.approx(float(memory.weights[0].sum()))
 
 
 def test_kmeans_finds_what_is_apart():

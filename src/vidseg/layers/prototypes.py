@@ -6,6 +6,8 @@ Semantic Segmentation" (CFFM++), TPAMI 2024; written from a description of Guole
 B streams, K prototypes, D channels.
 """
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -71,9 +73,14 @@ class Prototypes:
 
         Raises:
             FileNotFoundError: there is no such file.
-            ValueError: the file is damaged, or holds no such tensor.
+            ValueError: the file is damaged, holds no such tensor, or values that are not finite.
         """
         path = Path(path)
+        if path.is_dir() and not (path / "centers.pt").is_file():
+            raise FileNotFoundError(
+                f"the folder {path} holds no centers.pt; other .pt files in it, of which the "
+                "authors' code draws a part anew each time, are not read"
+            )
         if path.is_dir():
             path = path / "centers.pt"
         if path.suffix == ".safetensors":
@@ -84,10 +91,25 @@ class Prototypes:
         if centers is None or centers.dim() != 3 or not centers.is_floating_point():
             found = "no `centers`" if centers is None else f"{tuple(centers.shape)} {centers.dtype}"
             raise ValueError(f"{path} holds {found}, wanted prototypes (B, K, D) of floats")
+        if not bool(centers.isfinite().all()):
+            raise ValueError(f"{path} holds values that are not finite; make or copy it again")
         return cls(centers, video)
 
 
 register_value(Prototypes, static=frozenset({"video"}))
+
+
+@contextlib.contextmanager
+def _full_precision(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """The tensors in single precision at least, and no autocast.
+
+    Sums over a whole frame leave the range of float16, and a mean that forgets slowly moves by less
+    than the spacing of bfloat16.
+    """
+    kind = tensors[0].device.type
+    is_cast = torch.amp.is_autocast_available(kind)  # not on "meta"
+    with torch.autocast(kind, enabled=False) if is_cast else contextlib.nullcontext():
+        yield tuple(x.to(torch.promote_types(x.dtype, torch.float32)) for x in tensors)
 
 
 def nearest(points: Tensor, centers: Tensor) -> Tensor:
@@ -117,7 +139,8 @@ def kmeans(
         tolerance: stop when the squared movements of all centers add up to this at most.
 
     Returns:
-        Centers (K, D), and the label (N,) int64 of each point before the last move of the centers.
+        Centers (K, D), in single precision at least, and the label (N,) int64 of each point before
+        the last move of the centers.
 
     Example:
         >>> points = torch.tensor([[0.0], [1.0], [10.0]])
@@ -125,15 +148,16 @@ def kmeans(
         tensor([[ 0.5000],
                 [10.0000]])
     """
-    centers, labels = start, nearest(points, start)
-    # What has come to rest stays as it is; asking whether it has would wait for the device.
-    rests = torch.zeros((), dtype=torch.bool, device=points.device)
-    for _ in range(iterations):
-        labels = torch.where(rests, labels, nearest(points, centers))
-        sums, sizes = _sums(points, labels, len(centers))
-        moved = torch.where(rests, centers, sums / sizes.clamp_min(1))
-        rests = rests | ((moved - centers).square().sum() <= tolerance)
-        centers = moved
+    with _full_precision(points, start) as (points, centers):
+        labels = nearest(points, centers)
+        # What has come to rest stays as it is; asking whether it has would wait for the device.
+        rests = torch.zeros((), dtype=torch.bool, device=points.device)
+        for _ in range(iterations):
+            labels = torch.where(rests, labels, nearest(points, centers))
+            sums, sizes = _sums(points, labels, len(centers))
+            moved = torch.where(rests, centers, sums / sizes.clamp_min(1))
+            rests = rests | ((moved - centers).square().sum() <= tolerance)
+            centers = moved
     return centers, labels
 
 
@@ -174,13 +198,14 @@ def move_centers(
         keep: what a frame's points count for after each further frame, in [0, 1].
 
     Returns:
-        The centers and weights after it.
+        The centers and weights after it, in single precision at least.
     """
-    sums, sizes = _sums(points, nearest(points, centers), len(centers))
-    kept = keep * weights[:, None]
-    total = kept + sizes
-    moved = (kept * centers + sums) / total.clamp_min(torch.finfo(total.dtype).tiny)
-    return torch.where(total > 0, moved, centers), total[:, 0]
+    with _full_precision(centers, weights, points) as (centers, weights, points):
+        sums, sizes = _sums(points, nearest(points, centers), len(centers))
+        kept = keep * weights[:, None]
+        total = kept + sizes
+        moved = (kept * centers + sums) / total.clamp_min(torch.finfo(total.dtype).tiny)
+        return torch.where(total > 0, moved, centers), total[:, 0]
 
 
 class PrototypeAttention(nn.Module):

@@ -163,10 +163,15 @@ class WindowMining(nn.Module):
         channels: D.
         heads: M.
         mlp_ratio: width inside the MLP, in D.
+
+    Raises:
+        ValueError: the heads do not divide the channels.
     """
 
     def __init__(self, channels: int = 256, heads: int = 8, mlp_ratio: int = 4) -> None:
         super().__init__()
+        if channels % heads:
+            raise ValueError(f"{heads} heads cannot share {channels} channels evenly")
         self.heads = heads
         self.norm1 = nn.LayerNorm(channels)
         self.pool_target = _mean_layer(TARGET_LEVEL)

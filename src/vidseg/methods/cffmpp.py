@@ -36,6 +36,7 @@ from vidseg.layers.prototypes import (
     random_points,
     spread_points,
 )
+from vidseg.segmenter import check_frames, check_range
 
 SUMMARY_FRAMES = 10
 WEIGHT = 0.5
@@ -104,8 +105,7 @@ class CFFMPlus(FeatureMiningSegmenter):
     ) -> None:
         if prototypes not in ("video", "running"):
             raise ValueError(f'prototypes must be "video" or "running", got {prototypes!r}')
-        if num_prototypes < 1:
-            raise ValueError(f"num_prototypes must be at least 1, got {num_prototypes}")
+        _check_count(num_prototypes)
         super().__init__(num_classes, channels=channels, heads=heads, dropout=dropout, **options)
         self.requires_grad_(False)
         self.branch = PrototypeAttention(channels, heads)
@@ -148,12 +148,13 @@ class CFFMPlus(FeatureMiningSegmenter):
             The context for `forward`.
 
         Raises:
-            ValueError: the rank is wrong, or the frames have fewer pixels than prototypes.
+            ValueError: rank, dtype or range of `video` are wrong, it has fewer pixels than
+                prototypes, or `num_prototypes` is less than 1.
         """
-        if video.dim() != 5 or video.shape[2] != 3 or 0 in video.shape:
-            raise ValueError(
-                f"a video must be (B, T, 3, H, W) and not empty, got {tuple(video.shape)}"
-            )
+        check_frames(video)
+        check_range(video)
+        count = self.num_prototypes if num_prototypes is None else num_prototypes
+        _check_count(count)
         was_training = self.training
         self.eval()
         try:
@@ -162,7 +163,6 @@ class CFFMPlus(FeatureMiningSegmenter):
         finally:
             self.train(was_training)
         points = torch.stack([maps[t] for t in places], 1).flatten(1, 3)
-        count = self.num_prototypes if num_prototypes is None else num_prototypes
         centers = [kmeans(of_one, random_points(of_one, count, seed))[0] for of_one in points]
         return Prototypes(torch.stack(centers), name)
 
@@ -188,7 +188,8 @@ class CFFMPlus(FeatureMiningSegmenter):
         is_alone = len(self.window_frames(memory.frames_seen)) == 1
         if is_alone and not self.training:
             return super().fuse(feature, memory)
-        read = to_map(self.branch(feature.eighth, memory.context.centers))
+        centers = memory.context.centers.to(feature.eighth.dtype)
+        read = to_map(self.branch(feature.eighth, centers))
         logits = self.to_stride_4(self.prototype_classifier(read), feature)
         if self.training:
             return Fused(logits, read)
@@ -208,6 +209,16 @@ class CFFMPlus(FeatureMiningSegmenter):
         centers, weights = (torch.stack(parts) for parts in zip(*moved, strict=True))
         return replace(memory, context=Prototypes(centers), weights=(weights,))
 
+    def check_memory(self, memory: Any, feature: Mined) -> None:
+        """Raise ValueError for a memory of another model, batch, length or size."""
+        super().check_memory(memory, feature)
+        if bool(memory.weights) != self.is_running:
+            kinds = ("given", "running")
+            raise ValueError(
+                f"the memory has {kinds[bool(memory.weights)]} prototypes, this model's are "
+                f"{kinds[self.is_running]}; start the stream anew with memory=None"
+            )
+
     def auxiliary(self, features: Mined, fused: Fused) -> dict[str, Tensor]:
         """Nothing: what CFFM says of single frames is not trained here."""
         return {}
@@ -215,6 +226,11 @@ class CFFMPlus(FeatureMiningSegmenter):
     def _eighth(self, frames: Tensor) -> Tensor:
         """(N, 3, H, W) -> (N, h, w, D) at stride 8: `encode` without what the blocks need."""
         return at_stride_8(self.decoder(self.backbone(frames)))
+
+
+def _check_count(num_prototypes: int) -> None:
+    if num_prototypes < 1:
+        raise ValueError(f"num_prototypes must be at least 1, got {num_prototypes}")
 
 
 def _checked(context: Any, eighth: Tensor) -> Prototypes:
@@ -237,5 +253,4 @@ def _checked(context: Any, eighth: Tensor) -> Prototypes:
             f"prototypes must be (B, K, D) with B = {batch} streams and D = {width} channels, got "
             f"{shape}; are they of another model, or of another number of videos?"
         )
-    fits = context.centers.device == eighth.device and context.centers.dtype == eighth.dtype
-    return context if fits else context.to(eighth.device, eighth.dtype)
+    return context if context.centers.device == eighth.device else context.to(eighth.device)
