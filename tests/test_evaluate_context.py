@@ -152,6 +152,8 @@ def test_windows_in_space_share_the_context_of_the_frame(model, folder):
 
 def test_contexts_on_file_are_read(model, folder, whole, tmp_path):
     zero = torch.zeros(1, 6, 16)
+    with pytest.raises(FileNotFoundError, match=r"absent, which should hold .*, is no folder"):
+        evaluate(model, opened(folder), context=tmp_path / "absent")
     vidseg.Prototypes(zero, "a").save(tmp_path / "a.safetensors")
     with pytest.raises(FileNotFoundError, match=r"no context of the video b in .*centers\.pt; wit"):
         evaluate(model, opened(folder), context=tmp_path)

@@ -89,6 +89,12 @@ def test_short_videos(root: Path) -> None:
     assert fault.message == "9 frames; a clip of CFFM's training spans 10"
 
 
+def test_videos_in_a_text_are_no_list(root: Path) -> None:
+    (fault,) = check_dataset("vspw", root, splits=["train"], videos="[train_0]").faults
+    assert (fault.kind, fault.path.name) == ("open", "train")
+    assert "must be a list of names" in fault.message
+
+
 def test_one_bad_video_does_not_hide_the_others(root: Path) -> None:
     frame(root, "train_0", 3).unlink()
     shutil.rmtree(root / "data" / "val_0" / "origin")
@@ -259,8 +265,10 @@ def test_wrong_folders_and_sizes_are_named(root: Path, tmp_path: Path) -> None:
         prepare_vspw(root, root)
     with pytest.raises(ValueError, match="short_side must be 1 px"):
         prepare_vspw(root, tmp_path / "out", short_side=0)
-    with pytest.raises(FileNotFoundError, match=r"none of train\.txt, val\.txt"):
+    with pytest.raises(FileNotFoundError, match=r"none of train\.txt, val\.txt .*; give the one"):
         prepare_vspw(tmp_path, tmp_path / "out")
+    with pytest.raises(FileNotFoundError, match="absent is no folder; give the one that holds"):
+        prepare_vspw(tmp_path / "absent", tmp_path / "out")
     shutil.rmtree(root / "data")
     with pytest.raises(FileNotFoundError, match="none of the videos that are listed"):
         prepare_vspw(root, tmp_path / "out")

@@ -239,7 +239,10 @@ def _show(found: Check) -> None:
         )
     console.print(table)
     for fault in found.faults[:SHOWN_FAULTS]:
-        errors.print(f"{fault.kind}: {fault.path}: {fault.message}", markup=False, soft_wrap=True)
+        # What a reader says of a file names it already.
+        is_named = fault.message.startswith(str(fault.path))
+        text = fault.message if is_named else f"{fault.path}: {fault.message}"
+        errors.print(f"{fault.kind}: {text}", markup=False, soft_wrap=True)
     rest = len(found.faults) - SHOWN_FAULTS
     if rest > 0:
         errors.print(f"... and {rest} more; --json lists all")

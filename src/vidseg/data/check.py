@@ -141,7 +141,7 @@ def _open_sound(
     listed = vspw.names_in(path) if path.is_file() else []
     sound, faults = [], []
     for name in dict.fromkeys(listed):
-        if videos is None or name in videos:
+        if videos is None or (name in videos and not isinstance(videos, str)):
             try:
                 sound.append(vspw.read_video(root, name))
             except (ValueError, OSError) as error:

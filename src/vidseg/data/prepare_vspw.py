@@ -82,7 +82,7 @@ def prepare_vspw(
         progress: shows how far it is.
 
     Raises:
-        FileNotFoundError: there are no lists, or none of the videos.
+        FileNotFoundError: `raw` is no folder, or has no lists, or none of the videos.
         ValueError: `out` is `raw`, or `short_side` is no size.
     """
     raw, out = Path(raw), Path(out)
@@ -92,7 +92,8 @@ def prepare_vspw(
         raise ValueError(f"{out} is where the original is; give another folder to make")
     lists = vspw.lists_of(raw)
     if not lists:
-        raise FileNotFoundError(f"{raw} holds none of train.txt, val.txt and test.txt")
+        fault = "holds none of train.txt, val.txt and test.txt" if raw.is_dir() else "is no folder"
+        raise FileNotFoundError(f"{raw} {fault}; give the one that holds these lists and data/")
     done = Prepared(0, 0, [])
     names = _sort_videos(raw, lists, done)
     remove_parts(out)

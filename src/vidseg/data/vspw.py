@@ -140,7 +140,9 @@ def read_video(root: Path, name: str) -> Video:
 
 def _only(names: list[str], wanted: Sequence[str], split: str) -> list[str]:
     if isinstance(wanted, str):
-        raise ValueError(f"videos must be a list of names, got the text {wanted!r}")
+        raise ValueError(
+            f'videos must be a list of names, such as ["1_a"], got the text {wanted!r}'
+        )
     for name in wanted:
         if name not in names:
             raise ValueError(f"{split} has no video {name!r}{did_you_mean(name, names)}")

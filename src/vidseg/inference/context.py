@@ -10,7 +10,6 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from vidseg.data.clip import Video, VideoDataset
-from vidseg.inference.video import read_video
 from vidseg.layers.prototypes import Prototypes
 from vidseg.segmenter import VideoSegmenter
 
@@ -37,38 +36,6 @@ def find_context(
     with torch.no_grad():
         frames = model.card.normalise(torch.from_numpy(images).to(device))
         return model.summarize((see or model.card.fit)(frames)[None], name=name)
-
-
-def find_context_of_file(
-    model: VideoSegmenter,
-    source: str | Path | int,
-    num_frames: int,
-    *,
-    start: float | None = None,
-    end: float | None = None,
-    every: int = 1,
-    size: tuple[int, int] | None = None,
-    name: str = "",
-) -> Any:
-    """Read a video once for what the model wants to know of the whole of it.
-
-    Args:
-        model: in evaluation mode, not `causal`.
-        source: as for `read_video`, like `start`, `end` and `every`.
-        num_frames: that reading it so gives.
-        start: see `source`.
-        end: see `source`.
-        every: see `source`.
-        size: (H, W) at which the model sees the frames; their own by default.
-        name: of the video, to be kept with the context.
-
-    Returns:
-        What `forward` takes as `context`.
-    """
-    with read_video(source, start=start, end=end, every=every) as reader:
-        images = (frame.image for frame in reader)
-        stacked = np.stack(list(pick(images, model.context_frames(num_frames))))
-    return find_context(model, stacked, see=lambda f: model.card.fit(f, size), name=name)
 
 
 def pick(
@@ -133,7 +100,7 @@ def check_contexts(model: VideoSegmenter, folder: Path | None, names: Iterable[s
 
     Raises:
         ValueError: there is a folder, and the model needs none.
-        FileNotFoundError: the folder holds none of one of the videos.
+        FileNotFoundError: there is no such folder, or it holds none of one of the videos.
     """
     if folder is None:
         return
@@ -142,6 +109,8 @@ def check_contexts(model: VideoSegmenter, folder: Path | None, names: Iterable[s
             f"{type(model).__name__} reads no context of whole videos here; leave --context "
             "(context=) out"
         )
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder}, which should hold the contexts of videos, is no folder")
     for name in names:
         _context_file(folder, name)
 
