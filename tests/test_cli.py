@@ -218,6 +218,13 @@ def test_models_table(run) -> None:
     assert code == 0
     assert "tmanet_r50" in out
     assert "34.68 M" in out
+    assert "tmanet_mobilenetv2_camvid, non-commercial" in out
+    lines = [line.replace("│", "").split() for line in out.splitlines()]
+    memories = {words[0]: words[2:] for words in lines if words}
+    assert memories["fcn_tiny"][0] == "none"
+    assert memories["tmanet_tiny"][:2] == ["2", "frames"]
+    assert memories["cffmpp_tiny"][:2] == ["whole", "video"]
+    assert memories["cffmpp_tiny_running"][:2] == ["all", "before"]
 
 
 def test_doctor_reports_versions_and_fails_for_what_is_missing(

@@ -25,18 +25,19 @@ def models(
 
     table = Table(title=f"Models (parameters with {COUNTED_CLASSES} classes)", title_justify="left")
     table.add_column("name", no_wrap=True)
-    for heading in ("method", "memory", "parameters", "weights", "their licence"):
+    for heading in ("method", "memory", "parameters"):
         table.add_column(heading, justify="right" if heading == "parameters" else "left")
     for row in rows:
-        table.add_row(
-            row["name"],
-            row["method"],
-            f"{row['memory_frames']} frames" if row["memory_frames"] else "none",
-            f"{row['parameters'] / 1e6:.2f} M",
-            row["weights"] or "-",
-            row["licence"] or "-",
-        )
+        millions = f"{row['parameters'] / 1e6:.2f} M"
+        table.add_row(row["name"], row["method"], _memory(row), millions)
     console.print(table)
+    for row in rows:
+        if row["weights"]:
+            console.print(
+                f"Weights of {row['name']} that come with the package: {row['weights']}, "
+                f"{row['licence']}",
+                markup=False,
+            )
     console.print(
         "Make one with vidseg.create(name, num_classes=...), load weights with vidseg.load(file), "
         "convert an authors' checkpoint with `vidseg convert`.",
@@ -44,12 +45,21 @@ def models(
     )
 
 
+def _memory(row: dict[str, Any]) -> str:
+    if not row["causal"]:
+        return "whole video"
+    if row["memory_frames"] is None:
+        return "all before"
+    return f"{row['memory_frames']} frames" if row["memory_frames"] else "none"
+
+
 def list_models() -> list[dict[str, Any]]:
     """Describe every model that `vidseg.create` makes.
 
     Returns:
-        For each its name, method, memory_frames (the horizon; None where it has no end),
-        parameters, and the packaged weights with their licence (None where there are none).
+        For each its name, method, memory_frames (the horizon; None where it has no end), causal
+        (false where the whole video must be seen first), parameters, and the packaged weights
+        with their licence (None where there are none).
     """
     import math
 
@@ -69,6 +79,7 @@ def list_models() -> list[dict[str, Any]]:
                 "name": name,
                 "method": type(model).__name__,
                 "memory_frames": None if math.isinf(model.horizon) else int(model.horizon),
+                "causal": model.causal,
                 "parameters": sum(parameter.numel() for parameter in model.parameters()),
                 "weights": weights,
                 "licence": card.licence if card else None,
