@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import pickle
+import shutil
 from collections import Counter
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -27,8 +29,10 @@ from vidseg.data import (
 )
 from vidseg.data.clip import Video
 from vidseg.losses import clip_cross_entropy, cross_entropy
+from vidseg.methods.cffmpp import CFFMPlus
 from vidseg.segmenter import VideoSegmenter
-from vidseg.training.contexts import saved_contexts
+from vidseg.training import loop
+from vidseg.training.contexts import training_contexts, validation_contexts
 from vidseg.training.folder import read_metrics
 from vidseg.training.loop import train
 from vidseg.training.samples import (
@@ -338,7 +342,7 @@ def test_a_batch_carries_the_prototypes_of_its_videos(tmp_path: Path, trained_cf
     config = plus_with(trained_cffm, "data.sampling=videos", "data.base_size=[32, 24]")
     dataset = open_source(config.data)
     model = build_model(config, dataset).eval()
-    saved = saved_contexts(config, dataset, model, tmp_path)
+    saved = training_contexts(config, dataset, model, tmp_path)
     saved.fill(model, dataset)
     samples = training_samples(dataset, config, model, None, saved)
     for number in range(3):
@@ -376,13 +380,64 @@ def test_contexts_are_found_once_for_one_set_of_weights(tmp_path, trained_cffm, 
     assert files[1].stat().st_mtime_ns == before[files[1]]
     dataset = open_source(first.data)
     model = build_model(first, dataset)
-    kept = saved_contexts(first, dataset, model, tmp_path)
+    kept = training_contexts(first, dataset, model, tmp_path)
     assert kept.folder == files[0].parent
     for other in ("data.base_size=[32, 24]", "data.options.seed=1", "data.split=val"):
         config = plus_with(trained_cffm, shared, other)
-        assert saved_contexts(config, open_source(config.data), model, tmp_path) != kept
+        assert training_contexts(config, open_source(config.data), model, tmp_path) != kept
     model.get_parameter("decoder.fusion.conv.weight").data[0, 0] += 1
-    assert saved_contexts(first, dataset, model, tmp_path) != kept
+    assert training_contexts(first, dataset, model, tmp_path) != kept
+
+
+VALIDATED = "validation={every: 1, kind: synthetic, split: val, limit: 3, samples: 0}"
+
+
+def test_validations_look_at_whole_videos_once(tmp_path, trained_cffm, monkeypatch):
+    """The weights that find the prototypes are not trained, so what they find stays."""
+    config = plus_with(trained_cffm, VALIDATED, "optimiser.lr=0.01", "ema=0.5")
+    found: list[str] = []
+    summarize = CFFMPlus.summarize
+    monkeypatch.setattr(
+        CFFMPlus,
+        "summarize",
+        lambda self, video, **given: found.append(given["name"]) or summarize(self, video, **given),
+    )
+    train(config, tmp_path / "kept")
+    assert len(found) == 4  # two videos to train on, two to validate on
+    scores = [r["mean_iou"] for r in read_metrics(tmp_path / "kept") if "mean_iou" in r]
+    monkeypatch.setattr(loop, "validation_contexts", lambda *_: None)
+    train(config, tmp_path / "anew")
+    assert len(found) == 4 + 2 + 2 * 2
+    assert scores == [r["mean_iou"] for r in read_metrics(tmp_path / "anew") if "mean_iou" in r]
+
+
+def test_the_authors_prototypes_are_read(tmp_path: Path, trained_cffm) -> None:
+    theirs = tmp_path / "cluster_centers"
+    config = plus_with(trained_cffm, f"data.context={theirs}", VALIDATED)
+    dataset, held = open_source(config.data), open_source(config.validation_source())
+    model = build_model(config, dataset)
+    generator = torch.Generator().manual_seed(0)
+    for video in dataset.videos:
+        (theirs / video.name).mkdir(parents=True)
+        centers = torch.rand(1, 6, 16, generator=generator)
+        torch.save(centers, theirs / video.name / "centers.pt")
+    saved = training_contexts(config, dataset, model, tmp_path / "run")
+    saved.fill(model, dataset)
+    assert torch.equal(saved(dataset.videos[-1]), centers[0])
+    train(config, tmp_path / "run")  # rendered videos have the same names in all splits
+    assert sorted(path.name for path in theirs.iterdir()) == [v.name for v in dataset.videos]
+    assert not (tmp_path / "run" / "context").exists()
+    held.videos = tuple(replace(video, name=f"val_{video.name}") for video in held.videos)
+    # None of these: they are found, and not put among the authors'.
+    others = validation_contexts(config, held, model, tmp_path / "run")
+    assert others.folder.parent == tmp_path / "run" / "context"
+    (theirs / held.videos[0].name).mkdir()
+    torch.save(centers, theirs / held.videos[0].name / "centers.pt")
+    with pytest.raises(FileNotFoundError, match=rf"no context of the video {held.videos[1].name}"):
+        validation_contexts(config, held, model, tmp_path / "run")
+    shutil.rmtree(theirs / dataset.videos[0].name)
+    with pytest.raises(FileNotFoundError, match=r"without that folder .* data\.context"):
+        training_contexts(config, dataset, model, tmp_path / "run")
 
 
 def test_cffmpp_without_a_trained_cffm_is_refused() -> None:

@@ -1,6 +1,7 @@
 """What a model knows of a whole video: found in a first pass over it, or on file."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -88,10 +89,16 @@ def read_context(folder: Path, name: str) -> Prototypes:
 
     Raises:
         FileNotFoundError: the folder holds none of this video.
-        ValueError: the file is damaged, or names another video.
+        ValueError: the file is damaged, is of several videos, or names another one.
     """
-    context = Prototypes.load(_context_file(folder, name))
+    file = _context_file(folder, name)
+    context = Prototypes.load(file)
     check_context(context, name)
+    if len(context.centers) != 1:
+        raise ValueError(
+            f"{file} holds the prototypes of {len(context.centers)} videos, wanted (1, K, D) of "
+            f"{name} alone"
+        )
     return context
 
 
@@ -115,6 +122,17 @@ def check_contexts(model: VideoSegmenter, folder: Path | None, names: Iterable[s
         _context_file(folder, name)
 
 
+def has_context(folder: Path, name: str) -> bool:
+    """Whether a folder holds the context of a video."""
+    return any(file.is_file() for file in _context_files(folder, name))
+
+
+def holds_contexts(folder: Path) -> bool:
+    """Whether a folder holds contexts of any videos: *.safetensors, or */centers.pt."""
+    found = chain(folder.glob("*.safetensors"), folder.glob("*/centers.pt"))
+    return next(found, None) is not None
+
+
 def context_name(folder: Path | None) -> str:
     """Where the contexts of whole videos came from, in words."""
     if folder is None:
@@ -123,14 +141,19 @@ def context_name(folder: Path | None) -> str:
 
 
 def _context_file(folder: Path, name: str) -> Path:
-    files = (folder / f"{name}.safetensors", folder / name / "centers.pt")
+    files = _context_files(folder, name)
     found = next((file for file in files if file.is_file()), None)
     if found is None:
         raise FileNotFoundError(
             f"no context of the video {name} in {folder}; wanted {name}.safetensors (by "
-            f"Prototypes.save) or {name}/centers.pt; without --context (context=) it is found anew"
+            f"Prototypes.save) or {name}/centers.pt; without that folder (--context, context=, "
+            "data.context) it is found anew"
         )
     return found
+
+
+def _context_files(folder: Path, name: str) -> tuple[Path, Path]:
+    return folder / f"{name}.safetensors", folder / name / "centers.pt"
 
 
 class VideoContexts:

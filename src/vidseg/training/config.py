@@ -133,7 +133,8 @@ class DataConfig(Source):
     context: str | None = Field(
         None,
         description="folder for what a model reads of whole videos (CFFM++'s prototypes), found "
-        "before the first step; by default in the run folder. Runs share what is the same",
+        "before the first step; by default in the run folder. Runs share what is the same. Or a "
+        "folder that holds it: VIDEO.safetensors, or the authors' VIDEO/centers.pt",
     )
     neighbours: NeighboursConfig | None = Field(
         None, description="frames near the labelled one; loss.temporal and distillation need them"

@@ -1,15 +1,22 @@
-"""What a model wants to know of whole videos in training: found once, before the first step."""
+"""What a model wants to know of whole videos in training: found once, and kept on file."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
 from vidseg.data import Video, VideoDataset
-from vidseg.inference.context import VideoContexts, read_context
+from vidseg.inference.context import (
+    VideoContexts,
+    check_contexts,
+    has_context,
+    holds_contexts,
+    read_context,
+)
 from vidseg.inference.runner import View
 from vidseg.layers.prototypes import Prototypes
 from vidseg.segmenter import VideoSegmenter
@@ -26,13 +33,12 @@ class SavedContexts:
     """Prototypes of videos on file.
 
     Attributes:
-        folder: holds NAME.safetensors of each video.
-        base_size: (W, H) within which frames are seen, that of training at scale 1; None for
-            their own size.
+        folder: holds NAME.safetensors of each video, or NAME/centers.pt.
+        view: how the model sees the frames that they are found in.
     """
 
     folder: Path
-    base_size: tuple[int, int] | None = None
+    view: View
 
     def __call__(self, video: Video) -> Tensor:
         """(K, D) prototypes of a video."""
@@ -42,57 +48,114 @@ class SavedContexts:
         self,
         model: VideoSegmenter,
         dataset: VideoDataset,
+        videos: Sequence[Video] | None = None,
         progress: Progress | None = None,
     ) -> None:
         """Find those that are not there yet.
 
         Args:
             model: on its device; not causal.
-            dataset: holds the videos.
+            dataset: reads the frames.
+            videos: those that are wanted; all of the data set by default.
             progress: called with the videos done and the videos in all.
 
         Raises:
             OSError: the disk is full; what was written before is whole.
             TypeError: the model's context is something else than prototypes.
         """
-        files = {video: self.folder / f"{video.name}.safetensors" for video in dataset.videos}
-        missing = [video for video, file in files.items() if not file.is_file()]
+        videos = dataset.videos if videos is None else videos
+        missing = [video for video in videos if not has_context(self.folder, video.name)]
         if missing:
             log.info("finding the prototypes of %d videos, into %s", len(missing), self.folder)
-        # The order of the sides of a box does not matter.
-        see = partial(View(1.0, flip=False, fit=self.base_size).see, card=model.card)
-        find = VideoContexts(model.eval(), dataset, [see])
-        for done, video in enumerate(missing, len(files) - len(missing) + 1):
+        find = VideoContexts(model.eval(), dataset, [partial(self.view.see, card=model.card)])
+        for done, video in enumerate(missing, len(videos) - len(missing) + 1):
             (context,) = find([video])
             if not isinstance(context, Prototypes):
                 raise TypeError(
                     f"training knows vidseg.Prototypes of whole videos, the context of "
                     f"{type(model).__name__} is {type(context).__name__}"
                 )
-            files[video].parent.mkdir(parents=True, exist_ok=True)
-            replace(context, video=video.name).save(files[video])
+            file = self.folder / f"{video.name}.safetensors"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            replace(context, video=video.name).save(file)
             if progress is not None:
-                progress(done, len(files))
+                progress(done, len(videos))
 
 
-def saved_contexts(
+def training_contexts(
     config: TrainingConfig, dataset: VideoDataset, model: VideoSegmenter, folder: Path
 ) -> SavedContexts:
-    """Where the contexts of a run lie: in a folder of their own, by all that they depend on.
+    """Where the contexts of the training videos lie.
 
-    That is the weights that stay as they are (those that are trained change with every step), the
-    model's options, the data set and the size of the frames.
+    In `data.context` itself, if that holds contexts of videos: then nothing is found anew. Else in
+    a folder of their own, there or in the run folder, by all that they depend on: the weights that
+    stay as they are (those that are trained change with every step), the model's options, the data
+    set and the size of the frames.
 
     Args:
         config: of the run.
         dataset: whose videos they are of.
         model: with the weights that it starts from.
-        folder: the run folder, for where `data.context` names no other.
+        folder: the run folder.
+
+    Raises:
+        FileNotFoundError: `data.context` holds contexts, but not of all of these videos.
     """
-    data, trained = config.data, {n for n, p in model.named_parameters() if p.requires_grad}
+    data = config.data
+    given = _given(config)
+    if given is not None:
+        check_contexts(model, given, (video.name for video in dataset.videos))
+        return SavedContexts(given, View())
+    # The order of the sides of a box does not matter.
+    view = View(1.0, flip=False, fit=data.base_size)
+    return _found(config, dataset, model, folder, view, data.options)
+
+
+def validation_contexts(
+    config: TrainingConfig, dataset: VideoDataset, model: VideoSegmenter, folder: Path
+) -> SavedContexts:
+    """Where the contexts of the validation videos lie, as those of training.
+
+    They stay as they are from one validation to the next, as the weights do that find them.
+    Contexts in `data.context` itself are read if there is one of these videos among them.
+
+    Args:
+        config: see `training_contexts`.
+        dataset: see there.
+        model: see there.
+        folder: see there.
+
+    Raises:
+        FileNotFoundError: see there.
+    """
+    given = _given(config)
+    names = [video.name for video in dataset.videos]
+    if given is not None and any(has_context(given, name) for name in names):
+        check_contexts(model, given, names)
+        return SavedContexts(given, View())
+    options = config.validation_source().options
+    return _found(config, dataset, model, folder, View(config.validation.scale), options)
+
+
+def _given(config: TrainingConfig) -> Path | None:
+    """The folder of the config, if it holds contexts of videos itself."""
+    folder = None if config.data.context is None else Path(config.data.context).expanduser()
+    return folder if folder is not None and holds_contexts(folder) else None
+
+
+def _found(
+    config: TrainingConfig,
+    dataset: VideoDataset,
+    model: VideoSegmenter,
+    folder: Path,
+    view: View,
+    options: dict[str, Any],
+) -> SavedContexts:
+    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     kept = {name: value for name, value in model.state_dict().items() if name not in trained}
     card = model.card
-    further = (dataset.name, data.options, data.base_size, config.model.options)
-    name = digest(kept, str((*further, card.mean, card.std)))
-    place = folder / "context" if data.context is None else Path(data.context).expanduser()
-    return SavedContexts(place / name, data.base_size)
+    size = dataset.read_frame(dataset.videos[0].frames[0]).shape  # at another one, others
+    further = (dataset.name, options, size, view, config.model.options, card.mean, card.std)
+    named, own = config.data.context, folder / "context"
+    place = own if named is None or _given(config) is not None else Path(named).expanduser()
+    return SavedContexts(place / digest(kept, str(further)), view)

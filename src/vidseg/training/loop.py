@@ -25,7 +25,7 @@ from vidseg.data import VideoDataset
 from vidseg.segmenter import VideoSegmenter
 from vidseg.training.checkpoint import Checkpoints, RunLock
 from vidseg.training.config import TrainingConfig
-from vidseg.training.contexts import Progress, saved_contexts
+from vidseg.training.contexts import Progress, training_contexts, validation_contexts
 from vidseg.training.devices import close_trackers, open_accelerator
 from vidseg.training.folder import Metrics, environment, prepare
 from vidseg.training.motion import Teacher, load_teacher
@@ -168,6 +168,9 @@ class _Run:
             teacher = load_teacher(distillation, self.model, accelerator.device)
         self.clips = self._samples(dataset, teacher, progress)
         self.validation = open_validation(config, dataset)
+        self.contexts = None
+        if config.validation.every and not self.model.causal:
+            self.contexts = validation_contexts(config, self.validation, self.model, folder)
         self.schedule = make_schedule(config, len(self.clips))
         if config.channels_last:
             self.model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
@@ -241,7 +244,9 @@ class _Run:
         if self.accelerator.is_main_process:
             model = self.model if self.averaged is None else self.averaged
             with self.pace.paused():
-                figures = validate(model, self.validation, self.config, self.folder, done)
+                figures = validate(
+                    model, self.validation, self.config, self.folder, done, self.contexts
+                )
             record = {"step": done, **figures}
             self._log(record)
             if report is not None:
@@ -293,8 +298,8 @@ class _Run:
         scorer = None if teacher is None else teacher.model
         with self.accelerator.main_process_first():
             if not self.model.causal:
-                contexts = saved_contexts(self.config, dataset, self.model, self.folder)
-                contexts.fill(self.model, dataset, progress)
+                contexts = training_contexts(self.config, dataset, self.model, self.folder)
+                contexts.fill(self.model, dataset, progress=progress)
             found = training_samples(dataset, self.config, self.model, scorer, contexts)
         unit = "videos" if self.config.data.sampling == "videos" else "labelled frames"
         trained_on = f"{dataset.name}: {len(found)} {unit}"

@@ -8,8 +8,10 @@ import numpy as np
 from vidseg.data import VideoDataset
 from vidseg.inference.evaluate import evaluate
 from vidseg.inference.evaluation import FrameFigures, Observed
+from vidseg.inference.labelled import labelled_frames
 from vidseg.segmenter import VideoSegmenter
 from vidseg.training.config import TrainingConfig
+from vidseg.training.contexts import SavedContexts
 from vidseg.training.folder import write_sample
 from vidseg.training.samples import open_source
 
@@ -37,6 +39,7 @@ def validate(
     config: TrainingConfig,
     folder: Path,
     step: int,
+    contexts: SavedContexts | None = None,
 ) -> dict[str, float]:
     """Score the model and write overlays of some frames, frame | truth | labels.
 
@@ -46,6 +49,8 @@ def validate(
         config: of the run.
         folder: the run folder; pictures go to samples/.
         step: steps done.
+        contexts: what a model that is not causal wants to know of the videos; what it lacks is
+            found.
 
     Returns:
         mean_iou, pixel_accuracy, mean_class_accuracy and "iou/CLASS", shares; NaN where a class
@@ -68,12 +73,16 @@ def validate(
             )
         seen += 1
 
+    if contexts is not None:
+        wanted = labelled_frames(dataset, max_frames=config.validation.limit)
+        contexts.fill(model, dataset, tuple(wanted))
     result = evaluate(
         model,
         dataset,
         precision=config.precision,
         sliding=config.validation.sliding,
         scales=(config.validation.scale,),
+        context=None if contexts is None else contexts.folder,
         max_frames=config.validation.limit,
         observe=observe if wanted else None,
     )
