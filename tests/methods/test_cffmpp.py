@@ -96,6 +96,18 @@ def test_training_logits_are_the_branch_alone():
     assert float(trained[:, 0].std()) > 0
 
 
+@pytest.mark.parametrize(("prototypes", "count"), [("video", 2), ("running", 8)])
+def test_training_encodes_what_the_branch_reads(prototypes, count):
+    model = settle(CFFMPlus.tiny(3, dropout=0.0, drop_path=0.0, prototypes=prototypes)).train()
+    frames, seen = clip(2), []
+    context = None if prototypes == "running" else vidseg.Prototypes(torch.randn(2, 7, 16))
+    whole = model(frames, context=context)[0].logits
+    model.backbone.register_forward_hook(lambda m, i, out: seen.append(len(i[0])))
+    last = model(frames, readout="last", context=context)[0].logits
+    assert seen == [count]
+    torch.testing.assert_close(last, whole[:, -1:])
+
+
 def test_context_frames_are_the_middles_of_ten_parts():
     model = CFFMPlus.tiny(3)
     assert model.context_frames(10) == tuple(range(10))

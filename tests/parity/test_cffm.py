@@ -10,6 +10,9 @@ import vidseg
 from vidseg.layers.prototypes import kmeans
 from vidseg.losses import clip_cross_entropy
 from vidseg.methods import dead_keys
+from vidseg.segmenter import Segmentation, VideoSegmenter
+from vidseg.training.config import LossConfig
+from vidseg.training.step import TrainingStep
 
 CLIPS = ("cffm_b0", "cffm_b0_even", "cffm_b0_odd", "cffm_b1", "cffmpp_b1")
 
@@ -130,6 +133,22 @@ def test_every_norm_has_the_authors_epsilon(shared, name):
     assert found == case["norm_eps"]
 
 
+class Given(VideoSegmenter):
+    """Says what it was given: of each clip the frames' own logits, and last those of the clip."""
+
+    num_classes = 124
+    needs_clip_labels = True
+
+    def __init__(self, logits):
+        super().__init__()
+        self.logits = logits
+
+    def forward(self, frames, memory=None, **options):
+        size = (frames.shape[-2], frames.shape[-1])
+        aux = {"frames": self.logits[:, :-1]}
+        return Segmentation(self.logits[:, -1:], aux, size, align_corners=False), None
+
+
 def test_losses(shared):
     _, expected = read_case(shared, "cffm", "cffm_losses")
     logits = clip(shared, "cffm/cffm_losses/logits", (2, 5, 124, 30, 30))
@@ -137,6 +156,14 @@ def test_losses(shared):
     labels = torch.from_numpy(labels)[:, :, 0]
     loss = clip_cross_entropy(logits[:, -1], logits[:, :4], labels, align_corners=False)
     torch.testing.assert_close(loss[None], expected["loss_seg"], rtol=1e-5, atol=0)
+    step = TrainingStep(Given(logits), LossConfig(frame_weight=0.5, average="all"))  # pyright: ignore[reportCallIssue]
+    batch = {
+        "frames": torch.zeros(2, 4, 3, 120, 120),
+        "labels": labels[:, -1].long(),
+        "clip_labels": labels.long(),
+        "labelled": torch.ones(2, 4, dtype=torch.bool),
+    }
+    torch.testing.assert_close(step(batch)["loss"], expected["loss_seg"][0], rtol=1e-5, atol=0)
     full = F.interpolate(logits[:, :4].flatten(0, 1), (120, 120), mode="bilinear")
     accuracy = 100 * (full.argmax(1) == labels.flatten(0, 1)).float().mean()
     torch.testing.assert_close(accuracy[None], expected["acc_seg"], rtol=1e-5, atol=0)

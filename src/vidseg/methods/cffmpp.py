@@ -123,6 +123,17 @@ class CFFMPlus(FeatureMiningSegmenter):
         self.decoder.eval()
         return self
 
+    def forward(self, frames: Tensor, memory: Any = None, **options: Any) -> tuple[Any, Any]:
+        """Segment a chunk of frames: see `VideoSegmenter.forward`.
+
+        In training the branch reads a frame and prototypes that are given, so where only the last
+        frame is read out the others are not looked at, and the memory returned knows none of them.
+        """
+        is_last = options.get("readout") == "last" and not self.is_running
+        if self.training and is_last and frames.dim() == 5:
+            frames = frames[:, -1:]
+        return super().forward(frames, memory, **options)
+
     def context_frames(self, num_frames: int) -> tuple[int, ...]:
         """The middles of ten equal parts; what is left over at the end is not looked at.
 
