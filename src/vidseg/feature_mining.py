@@ -109,6 +109,8 @@ class FeatureMiningSegmenter(VideoSegmenter):
         "tiny": {"backbone": "mit_tiny", "channels": 16, "heads": 2, "depth": 1},
     }
     official_classes: ClassVar[dict[int, ClassSet]] = {19: CITYSCAPES, 124: VSPW}
+    # What `load_official` calls it.
+    official_name: ClassVar[str]
     memory_type: ClassVar[type[Memory]] = MinedMemory
     card = MIT_CARD
     prefers_channels_last = True
@@ -247,8 +249,16 @@ class FeatureMiningSegmenter(VideoSegmenter):
             The model, and the arguments that it was made with.
 
         Raises:
-            ValueError: keys are missing, unexpected or mis-shaped; an index buffer is another.
+            ValueError: keys are missing, unexpected or mis-shaped; an index buffer is another; it
+                is a checkpoint of the other method.
         """
+        has_branch = any(name.startswith("decode_head.decoder_swin.") for name in tensors)
+        theirs = "cffmpp" if has_branch else "cffm"
+        if theirs != cls.official_name and any(".decoder_focal." in name for name in tensors):
+            raise ValueError(
+                f"this is a checkpoint of {theirs}, not of {cls.official_name} (whether it has "
+                f'decode_head.decoder_swin tells); load it with load_official("{theirs}", ...)'
+            )
         check_constants(tensors)
         encoder, head = encoder_of(tensors), decoder_of(tensors)
         first = "decode_head.decoder_focal.blocks.0.attn.relative_position_bias_table"

@@ -184,9 +184,16 @@ def test_checkpoints_that_do_not_fit():
         vidseg.load_official("cffm", tensors | {index: tensors[index] + 1})
     with pytest.raises(ValueError, match=r"no classifier.weight"):
         vidseg.load_official("cffm", {k: v for k, v in tensors.items() if "pred" not in k})
-    with pytest.raises(ValueError, match=r"unexpected: branch\.x"):
+    plus = tensors | {"decode_head.decoder_swin.blocks.0.x": torch.zeros(1)}
+    with pytest.raises(ValueError, match=r'is a checkpoint of cffmpp, .* load_official\("cffmpp"'):
+        vidseg.load_official("cffm", plus)
+    with pytest.raises(ValueError, match=r"is a checkpoint of cffm, not of cffmpp"):
+        vidseg.load_official("cffmpp", tensors)
+    with pytest.raises(ValueError, match=r"missing: branch\.norm1\.weight.*unexpected: branch\.x"):
+        vidseg.load_official("cffmpp", plus)
+    with pytest.raises(ValueError, match=r"unexpected: blocks\.0\.x"):
         vidseg.load_official(
-            "cffm", tensors | {"decode_head.decoder_swin.blocks.0.x": torch.zeros(1)}
+            "cffm", tensors | {"decode_head.decoder_focal.blocks.0.x": torch.zeros(1)}
         )
     short = {k: v for k, v in tensors.items() if "pool_layers.0.bias" not in k}
     with pytest.raises(ValueError, match=r"missing: blocks\.0\.pool_target\.bias"):

@@ -22,6 +22,7 @@ from vidseg.feature_mining import FeatureMiningSegmenter
 class CFFM(FeatureMiningSegmenter):
     """A frame and three earlier ones, mined; arguments as `FeatureMiningSegmenter`."""
 
+    official_name: ClassVar[str] = "cffm"
     needs_clip_labels: ClassVar[bool] = True
     # The per-frame model that each is compared with.
     twins: ClassVar[dict[str, str]] = {

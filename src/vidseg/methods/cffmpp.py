@@ -90,6 +90,7 @@ class CFFMPlus(FeatureMiningSegmenter):
     twins: ClassVar[dict[str, str]] = {
         size: f"segformer_{size.removesuffix('_running')}" for size in tuple(variants)
     }
+    official_name: ClassVar[str] = "cffmpp"
     memory_type = CFFMPlusMemory
 
     def __init__(
