@@ -21,9 +21,11 @@ from vidseg.inference.evaluate import evaluate
 from vidseg.inference.evaluation import FrameFigures, Observed
 from vidseg.inference.labelled import labelled_frames
 from vidseg.inference.predictions import evaluate_predictions
+from vidseg.methods import create
 from vidseg.methods.tmanet import TMANet
 from vidseg.metrics import ConfusionMatrix
 from vidseg.segmenter import PerFrame, VideoSegmenter
+from vidseg.weights import save
 
 CLASSES = ("road", "car", "sky")
 PALETTE = ((250, 0, 0), (0, 250, 0), (0, 0, 250))
@@ -494,3 +496,12 @@ def test_sizes_to_score_at_that_are_none_are_refused():
         evaluate(by_colour(), dataset, score_size=(0, 4))
     with pytest.raises(ValueError, match="the exact flow is of the labels' own size"):
         evaluate_predictions(Path(), dataset, flow="exact", score_size=(4, 4))
+
+
+def test_a_model_can_be_scored_with_other_options(tmp_path, capsys):
+    save(create("lmanet_tiny", num_classes=11), tmp_path / "model.safetensors")
+    words = ["--quiet", "evaluate", tmp_path / "model.safetensors", *SYNTHETIC, "--json"]
+    assert run(*words, "--flow", "none", "--model-option", "memory_frames=4") == 0
+    assert json.loads(capsys.readouterr().out)["conventions"]["window_frames"] == 5
+    assert run(*words, "--model-option", "memory_frames") == 1
+    assert "--model-option wants name=value" in capsys.readouterr().err

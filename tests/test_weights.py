@@ -72,6 +72,20 @@ def test_save_and_load(tmp_path, half):
     assert os.listdir(tmp_path) == ["model.safetensors"]  # noqa: PTH208
 
 
+def test_options_that_weights_do_not_depend_on_can_be_given_anew(tmp_path):
+    path, again = tmp_path / "model.safetensors", tmp_path / "again.safetensors"
+    weights.save(vidseg.create("cffmpp_tiny", num_classes=3), path)
+    live = vidseg.load(path, prototypes="running", gap_frames=1)
+    assert live.causal
+    assert live.gap_frames == 1
+    weights.save(live, again)
+    assert vidseg.load(again).causal
+    with pytest.raises(ValueError, match=r"do not fit channels=32: \d+ tensors differ, such as "):
+        vidseg.load(path, channels=32)
+    with pytest.raises(TypeError, match="no option 'prototype'; did you mean 'prototypes'"):
+        vidseg.load(path, prototype="running")
+
+
 def test_saving_refuses_what_could_not_be_loaded(tmp_path):
     bare = vidseg.PerFrame(torch.nn.Conv2d(3, 2, 1), num_classes=2)
     with pytest.raises(ValueError, match=r"not made by vidseg\.create"):

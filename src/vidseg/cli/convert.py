@@ -59,11 +59,12 @@ def convert(
     )
 
 
-def parse_options(words: Sequence[str]) -> dict[str, Any]:
+def parse_options(words: Sequence[str], option: str = "--option") -> dict[str, Any]:
     """Read name=value words.
 
     Args:
         words: such as "align_corners=true"; values are JSON, anything else is text.
+        option: what the words were given with.
 
     Returns:
         name -> value.
@@ -77,7 +78,7 @@ def parse_options(words: Sequence[str]) -> dict[str, Any]:
     for word in words:
         name, equals, text = word.partition("=")
         if not equals or not name:
-            raise ValueError(f"--option wants name=value, got {word!r}")
+            raise ValueError(f"{option} wants name=value, got {word!r}")
         try:
             value = json.loads(text)
         except json.JSONDecodeError:

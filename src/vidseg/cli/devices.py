@@ -1,10 +1,14 @@
-"""Devices as people write them on the command line: cpu, cuda, cuda:1."""
+"""How a model is run, as people write it: devices (cpu, cuda:1), and options of its method."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from vidseg.segmenter import VideoSegmenter
 
 Device = Annotated[
     str | None,
@@ -14,6 +18,26 @@ Device = Annotated[
         rich_help_panel="How the model runs",
     ),
 ]
+
+ModelOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--model-option",
+        help="Of the method, in place of what it was trained with, such as memory_frames=4 or "
+        "prototypes=running; repeatable.",
+        rich_help_panel="How the model runs",
+    ),
+]
+
+
+def load_model(
+    name: str | None, options: Sequence[str] | None, *, device: str = "cpu"
+) -> VideoSegmenter:
+    """`vidseg.load` with the words of `ModelOption`."""
+    from vidseg.cli.convert import parse_options
+    from vidseg.methods import load
+
+    return load(name, device=device, **parse_options(options or (), "--model-option"))
 
 
 def find_device(text: str | None) -> str:

@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vidseg.cli import evaluation_options as given
-from vidseg.cli.devices import Device, find_device
+from vidseg.cli.devices import Device, ModelOption, find_device, load_model
 from vidseg.cli.sizes import Sliding, parse_size, parse_sliding
 
 if TYPE_CHECKING:
     from vidseg.data import VideoDataset
     from vidseg.inference.evaluation import Evaluation, Progress
+    from vidseg.segmenter import VideoSegmenter
 
 
 def evaluate(
@@ -37,6 +38,7 @@ def evaluate(
     every_frame: given.EveryFrame = False,
     fit: given.Fit = None,
     sliding: Sliding = None,
+    model_option: ModelOption = None,
     flip: given.Flip = False,
     scales: given.Scales = "1",
     context: given.Context = None,
@@ -66,7 +68,7 @@ def evaluate(
         "--batch": batch > 1,
     }
     of_runs |= {"--every-frame": every_frame, "--precision": precision != "fp32"}
-    of_models = {"--sliding": sliding, "--context": context}
+    of_models = {"--sliding": sliding, "--context": context, "--model-option": model_option}
     if video:
         _refuse({**of_data, **of_runs}, "for a data set, not for a --video")
     elif (model is None) == (predictions is None):
@@ -88,7 +90,8 @@ def evaluate(
     if video:
         dataset = None
         how = {"device": find_device(device), "sliding": _sliding(sliding), "context": context}
-        result = _run_videos(model, video, labels or [], **measured, **how)
+        network = load_model(model, model_option)
+        result = _run_videos(network, video, labels or [], **measured, **how)
     else:
         dataset = _open(data or "camvid", root, split or "val", protocol, option or [])
         size = parse_size(score_size, "--score-size") if score_size else None
@@ -100,7 +103,7 @@ def evaluate(
             how |= {"flip": flip, "scales": _scales(scales), "every_frame": every_frame}
             how |= {"fit": parse_size(fit, "--fit") if fit else None}
             how |= {"save_labels": save_labels, "precision": precision, "batch_size": batch}
-            result = _run_model(model, dataset, **measured, **how)
+            result = _run_model(load_model(model, model_option), dataset, **measured, **how)
     name, command = _name(model, predictions), shlex.join(["vidseg", *sys.argv[1:]])
     if out is not None:
         _save(out, name, dataset, result, samples, command)
@@ -190,26 +193,22 @@ def _open(
     return open_dataset(kind, None if root is None else root.expanduser(), split, **options)
 
 
-def _run_model(name: str | None, dataset: VideoDataset, **options: Any) -> Evaluation:
+def _run_model(network: VideoSegmenter, dataset: VideoDataset, **options: Any) -> Evaluation:
     from vidseg.inference.evaluate import evaluate as run
-    from vidseg.methods import load
 
-    network = load(name)
     with ExitStack() as stack:
         return run(network, dataset, progress=shown(stack, "evaluating"), **options)
 
 
 def _run_videos(
-    name: str | None, videos: list[str], labels: list[Path], **options: Any
+    network: VideoSegmenter, videos: list[str], labels: list[Path], **options: Any
 ) -> Evaluation:
     from vidseg.inference.videos import evaluate_videos
-    from vidseg.methods import load
 
     if options["flow"] == "exact":
         raise ValueError(
             "--flow exact is for rendered data sets; a --video needs its flow estimated"
         )
-    network = load(name)
     with ExitStack() as stack:
         meter = shown(stack, "evaluating")
         return evaluate_videos(network, videos, labels=labels, progress=meter, **options)

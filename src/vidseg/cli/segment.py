@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from vidseg.cli.devices import Device, find_device
+from vidseg.cli.devices import Device, ModelOption, find_device, load_model
 from vidseg.cli.sizes import Sliding, parse_size, parse_sliding
 
 if TYPE_CHECKING:
@@ -138,6 +138,7 @@ def segment(
         ),
     ] = None,
     sliding: Sliding = None,
+    model_option: ModelOption = None,
     device: Device = None,
     chunk_frames: Annotated[
         int,
@@ -190,7 +191,7 @@ def segment(
     seen_size = parse_size(size) if size else None
     reader = read_video(source, start=parse_time(start), end=parse_time(end), every=every, fps=fps)
     with reader:
-        network = _load(model, device)
+        network = _load(model, model_option, device)
         if network.causal and (context or save_context):
             raise ValueError(
                 "--context and --save-context are for models that look at the whole video first "
@@ -252,12 +253,11 @@ def _kept(path: Path | None) -> dict[str, Path]:
     return {"context": path.expanduser()}
 
 
-def _load(name: str | None, device: str | None) -> VideoSegmenter:
+def _load(name: str | None, options: list[str] | None, device: str | None) -> VideoSegmenter:
     """Load the model, and say what it is and under which licence its weights are."""
     from vidseg.cli.console import console
-    from vidseg.methods import load
 
-    model = load(name, device=find_device(device))
+    model = load_model(name, options, device=find_device(device))
     card = model.card
     console.print(
         f"model: {card.architecture or type(model).__name__}"

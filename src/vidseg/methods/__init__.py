@@ -127,7 +127,9 @@ def _keywords(maker: Any) -> list[str]:
     return [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
 
 
-def load(name_or_path: str | Path | None = None, *, device: str = "cpu") -> VideoSegmenter:
+def load(
+    name_or_path: str | Path | None = None, *, device: str = "cpu", **options: Any
+) -> VideoSegmenter:
     """Load a trained model, ready to use.
 
     Args:
@@ -135,13 +137,17 @@ def load(name_or_path: str | Path | None = None, *, device: str = "cpu") -> Vide
             .safetensors file that vidseg wrote, a run folder, or a repository on the hub
             ("owner/name"); None is DEFAULT_WEIGHTS, a small model for driving video.
         device: where to put it.
+        options: of the method, in place of those that it was trained with, where its weights fit
+            them all the same: memory_frames=4 (LMANet), prototypes="running" (CFFM++), gap_frames=1
+            (CFFM).
 
     Returns:
         The model in evaluation mode, with its card.
 
     Raises:
         FileNotFoundError: there is nothing of this name.
-        ValueError: the file is damaged or of another program.
+        TypeError: an option is unknown.
+        ValueError: the file is damaged or of another program, or its weights do not fit `options`.
     """
     path = _find(name_or_path)
     tensors, card = load_file(path)
@@ -151,10 +157,27 @@ def load(name_or_path: str | Path | None = None, *, device: str = "cpu") -> Vide
             f"tensors, model.card = vidseg.weights.load_file({str(path)!r}) and "
             "model.load_state_dict(tensors)"
         )
-    model = create(card.architecture, **card.options)
+    model = create(card.architecture, **{**card.options, **options})
+    if options:
+        _check_fit(model, tensors, path, options)
     model.load_state_dict(tensors)
-    model.card = card
+    model.card = replace(card, options=model.card.options)
     return model.eval().to(device)
+
+
+def _check_fit(
+    model: VideoSegmenter, tensors: dict[str, Tensor], path: Path, options: dict[str, Any]
+) -> None:
+    """Raise ValueError where options ask for other tensors than there are."""
+    shapes = ({name: t.shape for name, t in kept.items()} for kept in (model.state_dict(), tensors))
+    ours, theirs = (set(found.items()) for found in shapes)
+    differ = sorted({name for name, _ in ours ^ theirs})
+    if differ:
+        asked = ", ".join(f"{name}={value}" for name, value in options.items())
+        raise ValueError(
+            f"the weights of {path} do not fit {asked}: {len(differ)} tensors differ, such as "
+            f"{differ[0]}; train the model with it, or leave it out"
+        )
 
 
 def packaged_weights() -> dict[str, Path]:
