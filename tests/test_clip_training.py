@@ -435,6 +435,9 @@ def test_the_authors_prototypes_are_read(tmp_path: Path, trained_cffm) -> None:
     torch.save(centers, theirs / held.videos[0].name / "centers.pt")
     with pytest.raises(FileNotFoundError, match=rf"no context of the video {held.videos[1].name}"):
         validation_contexts(config, held, model, tmp_path / "run")
+    torch.save(centers[:, :5], theirs / dataset.videos[1].name / "centers.pt")
+    with pytest.raises(ValueError, match=r"\(5, 16\) for .* and of \(6, 16\) for .* one shape"):
+        training_contexts(config, dataset, model, tmp_path / "run")
     shutil.rmtree(theirs / dataset.videos[0].name)
     with pytest.raises(FileNotFoundError, match=r"without that folder .* data\.context"):
         training_contexts(config, dataset, model, tmp_path / "run")

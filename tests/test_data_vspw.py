@@ -122,7 +122,7 @@ def test_what_is_wrong_with_the_lists_is_said(root: Path) -> None:
     with pytest.raises(ValueError, match=r"val\.txt names videos twice: 7_a"):
         open_dataset("vspw", root, "val")
     (root / "val.txt").write_text("7_a\n7_b\n8_c\n")
-    with pytest.raises(FileNotFoundError, match=r"val\.txt lists more videos; 2 missing: 7_b, 8_c"):
+    with pytest.raises(FileNotFoundError, match=r"lists more videos; .*; 2 missing: 7_b, 8_c"):
         open_dataset("vspw", root, "val")
     (root / "val.txt").write_text("\n")
     with pytest.raises(ValueError, match=r"val\.txt is empty"):

@@ -49,7 +49,8 @@ class VSPW(VideoDataset):
             names = _only(names, videos, split)
         lacking = [name for name in names if not (root / "data" / name).is_dir()]
         if lacking:
-            raise MissingFilesError(root / "data", lacking, f"{split}.txt lists more videos")
+            reason = f"{split}.txt lists more videos; copy them, or take them out of it"
+            raise MissingFilesError(root / "data", lacking, reason)
         found = [read_video(root, name) for name in names]
         super().__init__(f"vspw/{split}", found, *CLASSES, label_table=label_table())
 

@@ -44,6 +44,18 @@ class SavedContexts:
         """(K, D) prototypes of a video."""
         return read_context(self.folder, video.name).centers[0]
 
+    def check(self, videos: Sequence[Video]) -> None:
+        """Raise ValueError unless all can be read and have one shape, as those of a batch must."""
+        first, *others = videos
+        wanted = tuple(self(first).shape)
+        for video in others:
+            found = tuple(self(video).shape)
+            if found != wanted:
+                raise ValueError(
+                    f"{self.folder} holds prototypes (K, D) of {found} for {video.name} and of "
+                    f"{wanted} for {first.name}; samples of a batch need one shape"
+                )
+
     def fill(
         self,
         model: VideoSegmenter,
@@ -100,12 +112,15 @@ def training_contexts(
 
     Raises:
         FileNotFoundError: `data.context` holds contexts, but not of all of these videos.
+        ValueError: one of them is damaged, or they differ in shape.
     """
     data = config.data
     given = _given(config)
     if given is not None:
         check_contexts(model, given, (video.name for video in dataset.videos))
-        return SavedContexts(given, View())
+        saved = SavedContexts(given, View())
+        saved.check(dataset.videos)
+        return saved
     # The order of the sides of a box does not matter.
     view = View(1.0, flip=False, fit=data.base_size)
     return _found(config, dataset, model, folder, view, data.options)
