@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 
 import torch
 
-from vidseg.benchmark import peak_extra_bytes
+from vidseg.timing import peak_extra_bytes
 
 Side = Callable[[], object]
 

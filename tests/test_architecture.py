@@ -22,7 +22,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 
 # A part imports parts of its own floor or below. The first name after `vidseg.` is the part.
 FLOORS = [
-    {"atomic", "classes", "hub", "suggest", "values"},
+    {"atomic", "classes", "hub", "suggest", "timing", "values"},
     {"layers", "weights"},
     {"segmenter", "halves", "local_memory", "feature_mining", "backbones", "flow"},
     {"losses", "metrics"},

@@ -1,15 +1,12 @@
 """Cost of a model, measured: time, memory and multiply-accumulates, beside its alternatives.
 
-Everything that is compared runs in turns within one process, a frame of each at a time, so that
-whatever else the machine does hits all of them alike. Ratios are taken turn by turn, and the
+Everything that is compared runs in turns (`vidseg.timing`). Ratios are taken turn by turn, and the
 median of those is what `Benchmark.ratio` gives.
 """
 
 import copy
-import ctypes
 import math
 import statistics
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -22,48 +19,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from vidseg.layers.resize import resize
 from vidseg.segmenter import Memory, Segmentation, VideoSegmenter
+from vidseg.timing import Side, Timing, time_in_turns
 
 MAX_FRAMES = 10_000
-Side = Callable[[], Any]
 Finish = Callable[[Segmentation], Any]
-
-
-@dataclass(frozen=True)
-class Timing:
-    """One way to segment a frame.
-
-    Attributes:
-        milliseconds: per frame, one for each turn.
-        cpu_milliseconds: the same in processor time of all threads, which other processes on the
-            machine disturb less; empty where the work is done elsewhere.
-        peak_bytes: most extra memory in use during a turn, beyond the weights and the stream's own
-            memory; None where it cannot be measured.
-    """
-
-    milliseconds: tuple[float, ...]
-    cpu_milliseconds: tuple[float, ...] = ()
-    peak_bytes: int | None = None
-
-    @property
-    def median_ms(self) -> float:
-        """Median time of a frame, in milliseconds."""
-        return statistics.median(self.milliseconds)
-
-    @property
-    def p95_ms(self) -> float:
-        """Time that 95 of 100 frames stay within, in milliseconds (nearest rank)."""
-        ordered = sorted(self.milliseconds)
-        return ordered[max(-(-95 * len(ordered) // 100) - 1, 0)]
-
-    @property
-    def cpu_median_ms(self) -> float | None:
-        """Median processor time of a frame, in milliseconds."""
-        return statistics.median(self.cpu_milliseconds) if self.cpu_milliseconds else None
-
-    @property
-    def fps(self) -> float:
-        """Frames per second at the median."""
-        return 1e3 / self.median_ms
 
 
 @dataclass(frozen=True)
@@ -194,24 +153,10 @@ def benchmark(
             sides["window_written"] = _sides(written, None, size, device, plainly)["window"]
         if twin_written is not None:
             sides["twin_written"] = _sides(twin_written, None, size, device, plainly)["stream"]
-        clocks: dict[str, list[tuple[float, float]]] = {side: [] for side in sides}
-        total = warm_up + num_frames
-        for turn in range(total):
-            for side in _rotated(list(sides), turn):
-                wall_ms, cpu_ms = _timed_ms(sides[side], device)
-                if turn >= warm_up:
-                    count = _frames_per_call(side, model)
-                    clocks[side].append((wall_ms / count, cpu_ms / count))
-            if progress:
-                progress(turn + 1, total)
-        timings = {
-            side: Timing(
-                milliseconds=tuple(wall for wall, _ in clocks[side]),
-                cpu_milliseconds=tuple(cpu for _, cpu in clocks[side] if device.type == "cpu"),
-                peak_bytes=peak_extra_bytes(run, device),
-            )
-            for side, run in sides.items()
-        }
+        frames = {side: model.window_length if side == "clip" else 1 for side in sides}
+        timings = time_in_turns(
+            sides, device, frames, num_turns=num_frames, warm_up=warm_up, progress=progress
+        )
     return Benchmark(
         model=name,
         size=size,
@@ -253,33 +198,6 @@ def count_macs(model: VideoSegmenter, size: tuple[int, int]) -> dict[str, int]:
         _, decode = _counted(lambda: bare.decode(fused))
         _, remember = _counted(lambda: bare.remember(memory, feature, fused))
     return {"encode": encode, "fuse": fuse, "decode": decode, "remember": remember}
-
-
-def peak_extra_bytes(run: Side, device: torch.device) -> int | None:
-    """Most memory in use while `run()` runs, beyond what was in use before.
-
-    On a GPU the allocator's own count. On Linux the peak of the process's resident set, which can
-    be reset; pages that the process had already touched and freed are given back first, so they
-    count again. None elsewhere.
-    """
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-        torch.cuda.reset_peak_memory_stats(device)
-        before = torch.cuda.memory_allocated(device)
-        run()
-        torch.cuda.synchronize(device)
-        return torch.cuda.max_memory_allocated(device) - before
-    if device.type != "cpu":
-        return None
-    try:
-        with suppress(OSError, AttributeError):
-            ctypes.CDLL("libc.so.6").malloc_trim(0)
-        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
-        before = _resident_bytes("VmRSS")
-        run()
-        return max(_resident_bytes("VmHWM") - before, 0)
-    except OSError:
-        return None
 
 
 def _sides(
@@ -342,34 +260,10 @@ class _Stream:
         return segmentation
 
 
-def _frames_per_call(side: str, model: VideoSegmenter) -> int:
-    return model.window_length if side == "clip" else 1
-
-
-def _rotated(names: list[str], turn: int) -> list[str]:
-    """Another side goes first each turn, so that none always runs in the wake of the same one."""
-    first = turn % len(names)
-    return names[first:] + names[:first]
-
-
-def _timed_ms(run: Side, device: torch.device) -> tuple[float, float]:
-    """Wall time and processor time of one call, in milliseconds."""
-    _synchronise(device)
-    begin_s, cpu_begin_s = time.perf_counter(), time.process_time()
-    run()
-    _synchronise(device)
-    return 1e3 * (time.perf_counter() - begin_s), 1e3 * (time.process_time() - cpu_begin_s)
-
-
 def _ratio(theirs: Sequence[float], ours: Sequence[float]) -> float:
     # Processor time comes in ticks: a tiny model may take none.
     pairs = zip(theirs, ours, strict=True)
     return statistics.median(one / other if other else math.inf for one, other in pairs)
-
-
-def _synchronise(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 @contextmanager
@@ -408,13 +302,6 @@ def _counted(run: Callable[[], Any]) -> tuple[Any, int]:
     with FlopCounterMode(display=False) as counter:
         result = run()
     return result, counter.get_total_flops() // 2
-
-
-def _resident_bytes(name: str) -> int:
-    for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
-        if line.startswith(f"{name}:"):
-            return 1024 * int(line.split()[1])
-    raise OSError(f"/proc/self/status has no {name}")
 
 
 def _device_name(device: torch.device) -> str:

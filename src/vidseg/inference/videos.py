@@ -65,15 +65,7 @@ def evaluate_videos(
         FileNotFoundError: a source, a folder of labels, or the context of a video is missing.
         ValueError: a source is no video or has no end, is given twice, or its labels do not fit.
     """
-    if max_frames is not None and max_frames < 1:
-        raise ValueError(f"max_frames must be at least 1, got {max_frames}")
-    if not sources:
-        raise ValueError("give one video or more to measure, got none")
-    if labels and len(labels) != len(sources):
-        raise ValueError(
-            f"give as many folders of labels as videos, or none: got {len(labels)} for "
-            f"{len(sources)}"
-        )
+    _check(sources, labels, max_frames)
     readers = [read_video(source) for source in sources]
     dataset = _described(model, readers, labels, max_frames)
     folder = None if context is None else Path(context)
@@ -112,6 +104,20 @@ def evaluate_videos(
         conventions["context"] = context_name(folder)
     timed = passes_ms[1:] or passes_ms
     return scorer.evaluation(conventions, sum(timed) / len(timed))
+
+
+def _check(
+    sources: Sequence[str | Path], labels: Sequence[Path | str], max_frames: int | None
+) -> None:
+    if max_frames is not None and max_frames < 1:
+        raise ValueError(f"max_frames must be at least 1, got {max_frames}")
+    if not sources:
+        raise ValueError("give one video or more to measure, got none")
+    if labels and len(labels) != len(sources):
+        raise ValueError(
+            f"give as many folders of labels as videos, or none: got {len(labels)} for "
+            f"{len(sources)}"
+        )
 
 
 def _described(
