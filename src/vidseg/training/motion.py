@@ -4,6 +4,7 @@ import contextlib
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -138,36 +139,40 @@ class MotionTerms(nn.Module):
         )
         terms = {}
         if spec.pixel:
-
-            def pixel(student: Tensor, teacher: Tensor) -> Tensor:
-                return pixel_wise_distillation(
-                    student, teacher, temperature=spec.temperature, align_corners=align
-                )
-
+            pixel = partial(
+                pixel_wise_distillation, temperature=spec.temperature, align_corners=align
+            )
             terms["pixel"] = sum_over_frames(pixel, logits, copied, weights)
         if spec.pair_wise_frames:
             # At the student's grid: a finer teacher's affinities would grow with its fourth power.
             size = logits[0].shape[-2:]
             small = [_to(size, maps) for maps in copied]
-            terms["pair_wise_frames"] = torch.stack(
-                [
-                    pair_wise_frames(
-                        logits[0], other, small[0], their_other, affinity=spec.affinity
-                    )
-                    for other, their_other in zip(logits[1:], small[1:], strict=True)
-                ]
-            ).mean()
+            others = zip(logits[1:], small[1:], strict=True)
+            near = [
+                pair_wise_frames(logits[0], other, small[0], their_other, affinity=spec.affinity)
+                for other, their_other in others
+            ]
+            terms["pair_wise_frames"] = torch.stack(near).mean()
         if spec.pair_wise or spec.multi_frame:
-            ours = [_feature(answer) for answer in answers]
-            size = ours[0].shape[-2:]
-            features = [_to(size, _feature(answer)) for answer in theirs]
-            if spec.pair_wise:
-                terms["pair_wise"] = sum_over_frames(
-                    pair_wise_distillation, ours, features, weights
-                )
-            if self.multi_frame is not None:
-                found = self.multi_frame(_in_time(ours), _in_time(features))
-                terms["multi_frame"], terms["enlarging"] = found
+            terms |= self._copy_features(answers, theirs, weights if spec.pair_wise else None)
+        return terms
+
+    def _copy_features(
+        self,
+        answers: list[Segmentation],
+        theirs: list[Segmentation],
+        weights: tuple[float, ...] | None,
+    ) -> dict[str, Tensor]:
+        """`weights`: of the frames in the pair-wise term; None for no such term."""
+        terms = {}
+        ours = [_feature(answer) for answer in answers]
+        size = ours[0].shape[-2:]
+        features = [_to(size, _feature(answer)) for answer in theirs]
+        if weights is not None:
+            terms["pair_wise"] = sum_over_frames(pair_wise_distillation, ours, features, weights)
+        if self.multi_frame is not None:
+            found = self.multi_frame(_in_time(ours), _in_time(features))
+            terms["multi_frame"], terms["enlarging"] = found
         return terms
 
 
