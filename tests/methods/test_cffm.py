@@ -2,12 +2,14 @@
 
 import pytest
 import torch
+from torch.nn import functional as F
 
 import vidseg
 from cffm_checkpoints import official
 from settled import count, settle
 from vidseg.feature_mining import CONSTANTS, START
 from vidseg.layers import windows
+from vidseg.layers.resize import largest_class
 from vidseg.layers.windows import WindowMining, key_rows, pad_to_windows, window_grid
 from vidseg.losses import clip_cross_entropy, cross_entropy
 from vidseg.methods import dead_keys
@@ -126,6 +128,17 @@ def test_tokens_of_the_nearest_frame_sit_towards_top_and_left():
     assert outside[0, -9:].view(3, 3).tolist() == [[-100] * 3, [-100, 0, 0], [-100, 0, 0]]
     middle = (index[4, -34:-9] - (9 * 49 + 9 + 9)).view(5, 5)
     assert (middle[:, 0] // 6).tolist() == [0, 1, 2, 3, 4]  # the window has 2 and 3
+
+
+def test_one_resize_for_labels():
+    """The authors resize logits to the network's 480 x 864, then to the frame's 480 x 853."""
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randn(1, 20, 15, 27, generator=generator)
+    logits = F.interpolate(noise, (120, 216), mode="bicubic")
+    once = largest_class(logits, (480, 853), align_corners=False)
+    seen = F.interpolate(logits, (480, 864), mode="bilinear")
+    twice = F.interpolate(seen, (480, 853), mode="bilinear").argmax(1)
+    assert float((once != twice).float().mean()) < 1e-3
 
 
 def test_pooling_starts_as_the_mean():
