@@ -211,7 +211,8 @@ def test_what_cannot_be_mended_is_left_out(root: Path, tmp_path: Path, capsys) -
     (video,) = open_dataset("vspw", out, "train").videos
     assert [path.stem[-1] for path in video.frames] == list("02456789")
     assert [label is None for label in video.labels] == [False, True, *6 * [False]]
-    assert run("data", "prepare", "vspw", "--raw", root, "--out", out) == 1
+    again = ("data", "prepare", "vspw", "--raw", root, "--out", out, "--short-side", 12)
+    assert run(*again) == 1
     assert "warning: " in capsys.readouterr().err
 
 
@@ -224,6 +225,14 @@ def test_a_second_run_only_adds_what_is_missing(root: Path, tmp_path: Path) -> N
     second = prepare_vspw(root, out, short_side=12)
     assert (second.written, second.kept) == (1, first.written - 1)
     assert not part.exists()
+
+
+def test_another_size_goes_to_another_folder(root: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    prepare_vspw(root, out, short_side=24)
+    with pytest.raises(ValueError, match=r"train_0 has frames of 32x24 from .* makes 40x30; give"):
+        prepare_vspw(root, out, short_side=30)
+    assert prepare_vspw(root, out, short_side=24).written == 0
 
 
 def test_a_run_that_dies_leaves_whole_files_only(root: Path, tmp_path: Path, monkeypatch) -> None:

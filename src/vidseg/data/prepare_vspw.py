@@ -83,7 +83,7 @@ def prepare_vspw(
 
     Raises:
         FileNotFoundError: `raw` is no folder, or has no lists, or none of the videos.
-        ValueError: `out` is `raw`, or `short_side` is no size.
+        ValueError: `out` is `raw`, `short_side` is no size, or an earlier run had another.
     """
     raw, out = Path(raw), Path(out)
     if short_side < 1:
@@ -143,6 +143,12 @@ def _prepare_video(
         return
     scale = short_side / min(found)
     wanted = round(found[0] * scale), round(found[1] * scale)
+    earlier = _first_size(sorted((target / "origin").glob("*.jpg")))
+    if earlier not in (None, wanted):
+        raise ValueError(
+            f"{target} has frames of {earlier[1]}x{earlier[0]} from an earlier run, this one makes "
+            f"{wanted[1]}x{wanted[0]}; give another folder, or the earlier --short-side"
+        )
     jobs = (
         _Job(
             frame,
