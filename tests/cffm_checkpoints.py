@@ -15,9 +15,9 @@ def official(model):
             tensors[f"decode_head.linear_c{int(scale) + 1}.proj.{leaf}"] = value
         elif part == "decoder":
             tensors[f"decode_head.linear_fuse.{rest.removeprefix('fusion.')}"] = value
-        elif part.endswith("_classifier"):
-            which = {"frame": "", "video": "2", "prototype": "3"}[part.partition("_")[0]]
-            tensors[f"decode_head.linear_pred{which}.{rest.removeprefix('1.')}"] = value
+        elif part.endswith("classifier"):
+            which = {"classifier": "", "video": "2", "prototype": "3"}[part.partition("_")[0]]
+            tensors[f"decode_head.linear_pred{which}.{rest}"] = value
         elif part == "blocks":
             number, inner = rest.split(".", 1)
             head = f"decode_head.decoder_focal.blocks.{number}."

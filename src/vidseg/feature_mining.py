@@ -18,7 +18,7 @@ from vidseg.backbones.imagenet import load_imagenet
 from vidseg.backbones.mit import MIT_CARD
 from vidseg.backbones.mit_layouts import OFFICIAL_LICENCE, backbone_of, decoder_of, encoder_of
 from vidseg.classes import CITYSCAPES, VSPW, ClassSet
-from vidseg.layers.mlp_decoder import MLPDecoder
+from vidseg.layers.mlp_decoder import MLPDecoder, PixelClassifier
 from vidseg.layers.resize import resize
 from vidseg.layers.windows import WindowMining, relative_index, rolled_index
 from vidseg.segmenter import Memory, VideoSegmenter
@@ -140,8 +140,8 @@ class FeatureMiningSegmenter(VideoSegmenter):
             load_imagenet(self.backbone, backbone, backbone_weights)
         self.decoder = MLPDecoder(self.backbone.channels, channels)
         self.blocks = nn.ModuleList(WindowMining(channels, heads) for _ in range(depth))
-        self.frame_classifier = classifier(channels, num_classes, dropout)
-        self.video_classifier = classifier(2 * channels, num_classes, dropout)
+        self.classifier = PixelClassifier(channels, num_classes, dropout)
+        self.video_classifier = PixelClassifier(2 * channels, num_classes, dropout)
 
     @classmethod
     def tiny(cls, num_classes: int = 5, **options: Any) -> Self:
@@ -165,7 +165,7 @@ class FeatureMiningSegmenter(VideoSegmenter):
         """Mine the clip that ends here; a frame without one is classified alone."""
         *past, now = self.window_frames(memory.frames_seen)
         if not past:
-            return Fused(self.frame_classifier(feature.quarter), to_map(feature.eighth))
+            return Fused(self.classifier(feature.quarter), to_map(feature.eighth))
         slots = zip(self._slots(memory), past, strict=True)
         references = [frames[index - now] for frames, index in slots]
         target = feature.eighth
@@ -187,7 +187,7 @@ class FeatureMiningSegmenter(VideoSegmenter):
 
     def auxiliary(self, features: Mined, fused: Fused) -> dict[str, Tensor]:
         """ "frames": per-frame logits of all frames of the chunk, (B, T, C, h, w)."""
-        logits = self.frame_classifier(features.quarter.flatten(0, 1))
+        logits = self.classifier(features.quarter.flatten(0, 1))
         return {"frames": logits.unflatten(0, features.quarter.shape[:2])}
 
     def window_frames(self, t: int) -> tuple[int, ...]:
@@ -299,11 +299,6 @@ class FeatureMiningSegmenter(VideoSegmenter):
         }
 
 
-def classifier(channels: int, num_classes: int, dropout: float) -> nn.Sequential:
-    """Dropout of whole channels, then a 1x1 convolution."""
-    return nn.Sequential(nn.Dropout2d(dropout), nn.Conv2d(channels, num_classes, 1))
-
-
 def at_stride_8(quarter: Tensor) -> Tensor:
     """(N, D, h, w) -> (N, h / 2, w / 2, D), rounded down."""
     size = (quarter.shape[-2] // 2, quarter.shape[-1] // 2)
@@ -369,7 +364,7 @@ def head_of(head: dict[str, Tensor]) -> dict[str, Tensor]:
         elif part in ("laterals", "fusion"):
             renamed[f"decoder.{name}"] = value
         elif part in _CLASSIFIERS:
-            renamed[f"{_CLASSIFIERS[part]}.1.{rest}"] = value
+            renamed[f"{_CLASSIFIERS[part]}.{rest}"] = value
         elif part == "decoder_focal":
             _, number, inner = rest.split(".", 2)
             (ours,) = block_of({inner: value})
@@ -385,7 +380,7 @@ def head_of(head: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 _CLASSIFIERS = {
-    "classifier": "frame_classifier",
+    "classifier": "classifier",
     "linear_pred2": "video_classifier",
     "linear_pred3": "prototype_classifier",
 }

@@ -18,6 +18,24 @@ from vidseg.layers.resize import resize
 Lateral = Literal["linear", "normed"]
 
 
+class PixelClassifier(nn.Conv2d):
+    """Dropout of whole channels, then a 1x1 convolution to classes.
+
+    Args:
+        channels: D of the map.
+        num_classes: C.
+        dropout: probability for each channel.
+    """
+
+    def __init__(self, channels: int, num_classes: int, dropout: float) -> None:
+        super().__init__(channels, num_classes, 1)
+        self.dropout = nn.Dropout2d(dropout)
+
+    def forward(self, input: Tensor) -> Tensor:
+        """(N, D, h, w) -> (N, C, h, w) logits."""
+        return super().forward(self.dropout(input))
+
+
 class MLPDecoder(nn.Module):
     """One map out of four.
 

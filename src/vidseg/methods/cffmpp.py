@@ -25,9 +25,9 @@ from vidseg.feature_mining import (
     Mined,
     MinedMemory,
     at_stride_8,
-    classifier,
     to_map,
 )
+from vidseg.layers.mlp_decoder import PixelClassifier
 from vidseg.layers.prototypes import (
     PrototypeAttention,
     Prototypes,
@@ -110,7 +110,7 @@ class CFFMPlus(FeatureMiningSegmenter):
         super().__init__(num_classes, channels=channels, heads=heads, dropout=dropout, **options)
         self.requires_grad_(False)
         self.branch = PrototypeAttention(channels, heads)
-        self.prototype_classifier = classifier(channels, num_classes, dropout)
+        self.prototype_classifier = PixelClassifier(channels, num_classes, dropout)
         self.num_prototypes = num_prototypes
         self.is_running = prototypes == "running"
         # Declared for classes; here it is a choice.

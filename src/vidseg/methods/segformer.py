@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from vidseg.backbones import build_backbone
 from vidseg.backbones.imagenet import load_imagenet
@@ -22,7 +22,7 @@ from vidseg.backbones.mit_layouts import (
     layout_of,
 )
 from vidseg.classes import CITYSCAPES, VSPW, ClassSet
-from vidseg.layers.mlp_decoder import Lateral, MLPDecoder
+from vidseg.layers.mlp_decoder import Lateral, MLPDecoder, PixelClassifier
 from vidseg.segmenter import VideoSegmenter
 from vidseg.weights import load_strictly
 
@@ -75,8 +75,7 @@ class SegFormer(VideoSegmenter):
         if backbone_weights is not None:
             load_imagenet(self.backbone, backbone, backbone_weights)
         self.decoder = MLPDecoder(self.backbone.channels, channels, lateral=lateral)
-        self.dropout = nn.Dropout2d(dropout)
-        self.classifier = nn.Conv2d(channels, num_classes, 1)
+        self.classifier = PixelClassifier(channels, num_classes, dropout)
 
     @classmethod
     def tiny(cls, num_classes: int = 5, **options: Any) -> Self:
@@ -89,7 +88,7 @@ class SegFormer(VideoSegmenter):
 
     def decode(self, fused: Tensor) -> Tensor:
         """-> (N, C, H / 4, W / 4) logits."""
-        return self.classifier(self.dropout(fused))
+        return self.classifier(fused)
 
     @classmethod
     def from_official(cls, tensors: dict[str, Tensor]) -> tuple[Self, dict[str, Any]]:
