@@ -230,7 +230,7 @@ def test_a_second_run_only_adds_what_is_missing(root: Path, tmp_path: Path) -> N
 def test_another_size_goes_to_another_folder(root: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     prepare_vspw(root, out, short_side=24)
-    with pytest.raises(ValueError, match=r"train_0 has frames of 32x24 from .* makes 40x30; give"):
+    with pytest.raises(ValueError, match=r"train_0 has frames of 40x24 from .* makes 50x30; give"):
         prepare_vspw(root, out, short_side=30)
     assert prepare_vspw(root, out, short_side=24).written == 0
 
