@@ -69,17 +69,7 @@ def evaluate(
     }
     of_runs |= {"--every-frame": every_frame, "--precision": precision != "fp32"}
     of_models = {"--sliding": sliding, "--context": context, "--model-option": model_option}
-    if video:
-        _refuse({**of_data, **of_runs}, "for a data set, not for a --video")
-    elif (model is None) == (predictions is None):
-        raise ValueError(
-            "give a MODEL to run or --predictions FOLDER to score, not both; or --video FILE"
-        )
-    else:
-        _refuse({"--labels": labels}, "for a --video; a data set has its own")
-    if predictions is not None:
-        of_models |= of_runs
-        _refuse(of_models, "for a MODEL; saved label maps are scored as they are")
+    _check_source(model, predictions, video, labels, (of_data, of_runs, of_models))
     if out is not None:
         _check_writable(out)  # fails now rather than after the whole run
     from vidseg.report.evaluation import Samples
@@ -108,6 +98,27 @@ def evaluate(
     if out is not None:
         _save(out, name, dataset, result, samples, command)
     _show(name, result, out, command, as_json=json)
+
+
+def _check_source(
+    model: str | None,
+    predictions: Path | None,
+    video: list[str] | None,
+    labels: list[Path] | None,
+    options: tuple[dict[str, Any], dict[str, Any], dict[str, Any]],
+) -> None:
+    """Refuse what does not go together: options of data sets, of their runs, of models."""
+    of_data, of_runs, of_models = options
+    if video:
+        _refuse({**of_data, **of_runs}, "for a data set, not for a --video")
+    elif (model is None) == (predictions is None):
+        raise ValueError(
+            "give a MODEL to run or --predictions FOLDER to score, not both; or --video FILE"
+        )
+    else:
+        _refuse({"--labels": labels}, "for a --video; a data set has its own")
+    if predictions is not None:
+        _refuse({**of_models, **of_runs}, "for a MODEL; saved label maps are scored as they are")
 
 
 def _show(name: str, result: Evaluation, out: Path | None, command: str, *, as_json: bool) -> None:
