@@ -208,7 +208,7 @@ def save_picture(path: str | Path, picture: np.ndarray | Image) -> Path:
 
     Raises:
         ValueError: the suffix names no picture format.
-        OSError: the file cannot be written (a full disk leaves nothing under `path`).
+        OSError: the file, which it names, cannot be written; nothing is left under `path`.
     """
     from PIL import Image
 
@@ -226,6 +226,8 @@ def save_picture(path: str | Path, picture: np.ndarray | Image) -> Path:
     try:
         picture.save(part)
         part.replace(path)
+    except OSError as error:  # of a full disk it does not name the file
+        raise OSError(error.errno, error.strerror or str(error), str(path)) from error
     finally:
         part.unlink(missing_ok=True)
     return path
