@@ -87,7 +87,7 @@ class Prototypes:
             tensors, metadata = read_tensors(path)
             centers, video = tensors.get("centers"), metadata.get("video", "")
         else:
-            centers, video = read_tensor(path), path.absolute().parent.name
+            centers, video = read_tensor(path).detach(), path.absolute().parent.name
         if centers is None or centers.dim() != 3 or not centers.is_floating_point():
             found = "no `centers`" if centers is None else f"{tuple(centers.shape)} {centers.dtype}"
             raise ValueError(f"{path} holds {found}, wanted prototypes (B, K, D) of floats")
