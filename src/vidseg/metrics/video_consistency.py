@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterable
 from fractions import Fraction
 from itertools import zip_longest
-from typing import Literal
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -105,12 +105,7 @@ class VideoConsistency:
                 f"labels and truth must be (T, H, W) of one shape, got {shapes}; resize the logits "
                 "to the truth first, not the labels"
             )
-        video = self.video()
-        for frame_labels, frame_truth in zip_longest(labels, truth):
-            if frame_labels is None or frame_truth is None:
-                raise ValueError("labels and truth must have as many frames, one ended first")
-            video.add(frame_labels, frame_truth)
-        video.finish()
+        add_frames(self.video(), labels, truth)
 
     def merge(self, other: "VideoConsistency") -> "VideoConsistency":
         """Add the windows of another one to this one, and return this one.
@@ -139,6 +134,38 @@ class VideoConsistency:
             f'VideoConsistency(n={self.n}, protocol="{self.protocol}", '
             f"num_windows={self.num_windows}, mean_consistency={self.mean_consistency():.4f})"
         )
+
+
+class FrameByFrame(Protocol):
+    """One video that is added frame by frame, and then counted."""
+
+    def add(self, labels: IntegerArray, truth: IntegerArray) -> None:
+        """Add the next frame, (H, W) integers each."""
+        ...
+
+    def finish(self) -> object:
+        """Count the video."""
+        ...
+
+
+def add_frames(
+    video: FrameByFrame, labels: Iterable[IntegerArray], truth: Iterable[IntegerArray]
+) -> None:
+    """Add all frames of a video, and finish it.
+
+    Args:
+        video: as it was started.
+        labels: (H, W) integers each, oldest first; read one at a time.
+        truth: the same.
+
+    Raises:
+        ValueError: one of the two has fewer frames; as `video.add`.
+    """
+    for frame_labels, frame_truth in zip_longest(labels, truth):
+        if frame_labels is None or frame_truth is None:
+            raise ValueError("labels and truth must have as many frames, one ended first")
+        video.add(frame_labels, frame_truth)
+    video.finish()
 
 
 class RunningVideo:

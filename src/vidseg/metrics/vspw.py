@@ -1,12 +1,15 @@
 """What VSPW's own tool prints of label maps, its artefacts included."""
 
 from collections.abc import Iterable
-from itertools import zip_longest
 from typing import Literal
 
 from vidseg.metrics.arrays import IntegerArray
 from vidseg.metrics.confusion import ConfusionMatrix
-from vidseg.metrics.video_consistency import OFFICIAL_SHORTEST_FRAMES, VideoConsistency
+from vidseg.metrics.video_consistency import (
+    OFFICIAL_SHORTEST_FRAMES,
+    VideoConsistency,
+    add_frames,
+)
 
 WINDOWS_FRAMES = (8, 16)
 
@@ -72,12 +75,7 @@ class VspwScore:
             TypeError: not integers.
             ValueError: shapes or lengths differ, or a value is no class.
         """
-        video = self.video()
-        for frame_labels, frame_truth in zip_longest(labels, truth):
-            if frame_labels is None or frame_truth is None:
-                raise ValueError("labels and truth must have as many frames, one ended first")
-            video.add(frame_labels, frame_truth)
-        video.finish()
+        add_frames(self.video(), labels, truth)
 
     def merge(self, other: "VspwScore") -> "VspwScore":
         """Add the videos of another score to this one, and return this one.
