@@ -21,6 +21,7 @@ N streams, h w the map, H W padded to whole windows, P windows, M heads, d chann
 Q = 49 queries, K = 289 keys, R rows that keys are taken from.
 """
 
+import itertools
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -83,10 +84,12 @@ def rolled_index() -> Tensor:
         (132,) int64, of 4 x 49, top left, top right, bottom left, bottom right: those of each that
         lie outside of the window itself.
     """
-    low = torch.arange(WINDOW, device="cpu") <= ROLL
-    high = torch.arange(WINDOW, device="cpu") >= ROLL
-    kept = [~(rows[:, None] & columns) for rows in (low, high) for columns in (low, high)]
-    return torch.stack(kept).flatten().nonzero().flatten()
+    # Plain numbers: how many there are is then known to a compiler, too.
+    low, high = range(ROLL + 1), range(ROLL, WINDOW)
+    corners = [(rows, columns) for rows in (low, high) for columns in (low, high)]
+    places = itertools.product(corners, range(WINDOW), range(WINDOW))
+    kept = [k for k, ((rows, cols), y, x) in enumerate(places) if y not in rows or x not in cols]
+    return torch.tensor(kept, device="cpu")
 
 
 @lru_cache(maxsize=16)
