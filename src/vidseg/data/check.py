@@ -192,7 +192,10 @@ def find_splits(kind: str, root: Path) -> list[str]:
     else:
         names = sorted(path.name for path in root.glob("*/"))
     if not names:
-        raise FileNotFoundError(f"{root} holds no split of a data set of kind {kind!r}")
+        raise FileNotFoundError(
+            f"{root} holds no split of a data set of kind {kind!r}; is it another kind, or another "
+            "folder? docs/data.md shows the layout"
+        )
     return names
 
 
