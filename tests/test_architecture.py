@@ -9,6 +9,7 @@ import re
 import resource
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -153,6 +154,25 @@ def test_torchvision_stays_in_the_extras() -> None:
         if module.split(".")[0] in {"torchvision", "timm", "transformers"}
     ]
     assert not wrong, wrong
+
+
+# Distributions whose module has another name.
+IMPORTED_AS = {"opencv-python-headless": "cv2", "pillow": "PIL", "PyYAML": "yaml"}
+
+
+def test_dependencies_are_what_the_package_imports() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+
+    def modules(requirements: list[str]) -> set[str]:
+        names = [re.split(r"[<>=\[]", text)[0] for text in requirements]
+        return {IMPORTED_AS.get(name, name) for name in names}
+
+    imported = {module.split(".")[0] for path in MODULES for module, _ in imports_of(path)}
+    imported -= {*sys.stdlib_module_names, "vidseg"}
+    extras = project["optional-dependencies"]
+    optional = modules([text for name in extras if name != "dev" for text in extras[name]])
+    # accelerate imports tensorboard where a run writes its logs for it.
+    assert imported - optional == modules(project["dependencies"]) - {"tensorboard"}
 
 
 def test_commands_import_nothing_heavy_at_the_top() -> None:

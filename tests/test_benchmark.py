@@ -11,7 +11,7 @@ from torch import nn
 import vidseg
 from command_line import run
 from vidseg.benchmark import Benchmark, _finish, benchmark, count_macs
-from vidseg.cli.sizes import parse_size, parse_sliding
+from vidseg.cli.options import parse_size, parse_sliding
 from vidseg.methods import create
 from vidseg.segmenter import PerFrame
 from vidseg.timing import Timing, peak_extra_bytes

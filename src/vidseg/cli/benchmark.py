@@ -64,7 +64,7 @@ def benchmark(
 
     Example: vidseg benchmark tmanet_r50 --size 256x512 --threads 1
     """
-    from vidseg.cli.sizes import parse_size
+    from vidseg.cli.options import parse_options, parse_size
 
     shape = parse_size(size)
     labels_px = None if labels is None else parse_size(labels)
@@ -72,7 +72,6 @@ def benchmark(
 
     from vidseg.benchmark import benchmark as measure
     from vidseg.cli.console import progress, write_json
-    from vidseg.cli.convert import parse_options
     from vidseg.cli.devices import find_device
 
     device = find_device(device)

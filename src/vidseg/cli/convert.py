@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -28,6 +27,7 @@ def convert(
     and mis-shaped keys are errors.
     """
     from vidseg.cli.console import console
+    from vidseg.cli.options import parse_options
     from vidseg.methods import dead_keys, load_official
     from vidseg.weights import read_checkpoint, save, state_dict_of
 
@@ -57,34 +57,6 @@ def convert(
         markup=False,
         soft_wrap=True,
     )
-
-
-def parse_options(words: Sequence[str], option: str = "--option") -> dict[str, Any]:
-    """Read name=value words.
-
-    Args:
-        words: such as "align_corners=true"; values are JSON, anything else is text.
-        option: what the words were given with.
-
-    Returns:
-        name -> value.
-
-    Raises:
-        ValueError: a word has no "=".
-    """
-    import json
-
-    options = {}
-    for word in words:
-        name, equals, text = word.partition("=")
-        if not equals or not name:
-            raise ValueError(f"{option} wants name=value, got {word!r}")
-        try:
-            value = json.loads(text)
-        except json.JSONDecodeError:
-            value = {"True": True, "False": False, "None": None}.get(text, text)
-        options[name.replace("-", "_")] = value
-    return options
 
 
 def left_out(

@@ -156,7 +156,7 @@ def check(
 ) -> None:
     """Read every file; exit code 1 for missing frames, sizes, label values, duplicates, ..."""
     from vidseg.cli.console import progress, write_json
-    from vidseg.cli.convert import parse_options
+    from vidseg.cli.options import parse_options
     from vidseg.data.check import check_dataset
 
     found = check_dataset(
@@ -196,7 +196,7 @@ def weights(
     from rich.table import Table
 
     from vidseg.cli.console import console, progress, write, write_json
-    from vidseg.cli.convert import parse_options
+    from vidseg.cli.options import parse_options
     from vidseg.data import open_dataset
     from vidseg.data.balance import class_weights, count_pixels
 

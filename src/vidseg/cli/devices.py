@@ -34,7 +34,7 @@ def load_model(
     name: str | None, options: Sequence[str] | None, *, device: str = "cpu"
 ) -> VideoSegmenter:
     """`vidseg.load` with the words of `ModelOption`."""
-    from vidseg.cli.convert import parse_options
+    from vidseg.cli.options import parse_options
     from vidseg.methods import load
 
     return load(name, device=device, **parse_options(options or (), "--model-option"))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from vidseg.cli import evaluation_options as given
 from vidseg.cli.devices import Device, ModelOption, find_device, load_model
-from vidseg.cli.sizes import Sliding, parse_size, parse_sliding
+from vidseg.cli.options import Sliding, parse_options, parse_size, parse_sliding
 
 if TYPE_CHECKING:
     from vidseg.data import VideoDataset
@@ -195,7 +195,6 @@ def _name(model: str | None, predictions: Path | None) -> str:
 def _open(
     kind: str, root: Path | None, split: str, protocol: str | None, words: list[str]
 ) -> VideoDataset:
-    from vidseg.cli.convert import parse_options
     from vidseg.data import open_dataset
 
     options = parse_options(words)

@@ -141,7 +141,7 @@ def vidseg(
         level=logging.DEBUG if debug else logging.ERROR if quiet else logging.INFO,
         format="%(message)s",
     )
-    for noisy in () if debug else ("PIL", "matplotlib", "libav", "httpx", "torch", "accelerate"):
+    for noisy in () if debug else ("PIL", "libav", "httpx", "torch", "accelerate"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
 
 

@@ -15,13 +15,14 @@ def models(
     """List the models: method, variant, parameters, weights that come with them, licence."""
     from vidseg.cli.console import console, write_json
 
-    rows = list_models()
     if as_json:
-        write_json(rows)
+        write_json(list_models())
         return
     if console.quiet:
         return
     from rich.table import Table
+
+    rows = list_models()
 
     table = Table(title=f"Models (parameters with {COUNTED_CLASSES} classes)", title_justify="left")
     table.add_column("name", no_wrap=True)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from vidseg.cli.devices import Device, ModelOption, find_device, load_model
-from vidseg.cli.sizes import Sliding, parse_size, parse_sliding
+from vidseg.cli.options import Sliding, parse_size, parse_sliding
 
 if TYPE_CHECKING:
     from vidseg.inference.outputs import Output

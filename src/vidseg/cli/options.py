@@ -1,9 +1,10 @@
-"""Sizes as people write them on the command line: HEIGHTxWIDTH."""
+"""Read the words of options: HEIGHTxWIDTH sizes and name=value pairs."""
 
 from __future__ import annotations
 
 import re
-from typing import Annotated
+from collections.abc import Sequence
+from typing import Annotated, Any
 
 import typer
 
@@ -49,3 +50,31 @@ def parse_sliding(text: str) -> tuple[Size, Size | None]:
     """
     crop, slash, stride = text.partition("/")
     return parse_size(crop, "--sliding"), parse_size(stride, "--sliding") if slash else None
+
+
+def parse_options(words: Sequence[str], option: str = "--option") -> dict[str, Any]:
+    """Read name=value words.
+
+    Args:
+        words: such as "align_corners=true"; values are JSON, anything else is text.
+        option: what the words were given with.
+
+    Returns:
+        name -> value.
+
+    Raises:
+        ValueError: a word has no "=".
+    """
+    import json
+
+    options = {}
+    for word in words:
+        name, equals, text = word.partition("=")
+        if not equals or not name:
+            raise ValueError(f"{option} wants name=value, got {word!r}")
+        try:
+            value = json.loads(text)
+        except json.JSONDecodeError:
+            value = {"True": True, "False": False, "None": None}.get(text, text)
+        options[name.replace("-", "_")] = value
+    return options
