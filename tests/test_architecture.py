@@ -27,6 +27,7 @@ FLOORS = [
     {"layers", "weights"},
     {"segmenter", "halves", "local_memory", "feature_mining", "backbones", "flow"},
     {"losses", "metrics"},
+    {"video"},
     {"data", "methods"},
     {"inference", "report"},
     {"training", "benchmark", "demo"},
@@ -45,7 +46,7 @@ WITHOUT_METHODS = {
     "losses",
     "metrics",
 }
-WITHOUT_METHODS |= {"data", "inference", "report", "benchmark"}
+WITHOUT_METHODS |= {"video", "data", "inference", "report", "benchmark"}
 
 FORBIDDEN_NAMES = {"utils", "util", "common", "core", "misc", "helpers", "helper"}
 MAX_LINES = 450

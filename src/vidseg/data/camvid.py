@@ -133,7 +133,7 @@ def _read_small_layout(root: Path, split: str) -> list[Video]:
     if not (root / split).is_dir():
         raise FileNotFoundError(f"{root / split} is missing; it holds the frames of {split}annot/")
     frames = list_images(root / split)
-    labels = {path.stem: path for path in (root / f"{split}annot").glob("*.png")}
+    labels = {path.stem: path for path in (root / f"{split}annot").glob("[!.]*.png")}
     orphans = sorted(labels.keys() - frames.keys())
     if orphans:
         raise MissingFilesError(root / split, orphans, "labels have no frame")

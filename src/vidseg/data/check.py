@@ -188,9 +188,11 @@ def find_splits(kind: str, root: Path) -> list[str]:
             if (root / f"{split}annot").is_dir() or (root / "annotations" / f"{split}.txt").exists()
         ]
     elif kind == "cityscapes":
-        names = sorted({path.name for name in FRAME_FOLDERS for path in (root / name).glob("*/")})
+        names = sorted(
+            {path.name for name in FRAME_FOLDERS for path in (root / name).glob("[!.]*/")}
+        )
     else:
-        names = sorted(path.name for path in root.glob("*/"))
+        names = sorted(path.name for path in root.glob("[!.]*/"))
     if not names:
         raise FileNotFoundError(
             f"{root} holds no split of a data set of kind {kind!r}; is it another kind, or another "

@@ -123,7 +123,7 @@ def find_frames(root: Path, split: str) -> dict[str, Path]:
     folders = [root / name / split for name in FRAME_FOLDERS if (root / name / split).is_dir()]
     if not folders:
         there = sorted(
-            f"{name}/{path.name}" for name in FRAME_FOLDERS for path in (root / name).glob("*/")
+            f"{name}/{path.name}" for name in FRAME_FOLDERS for path in (root / name).glob("[!.]*/")
         )
         raise FileNotFoundError(
             f"{root} has neither leftImg8bit/{split} nor leftImg8bit_sequence/{split}; "
@@ -131,7 +131,7 @@ def find_frames(root: Path, split: str) -> dict[str, Path]:
         )
     frames = {}
     for folder in folders:  # leftImg8bit comes last: labelled frames are taken from there
-        for city in sorted(folder.glob("*/")):
+        for city in sorted(folder.glob("[!.]*/")):
             for path in list_images(city).values():
                 parse_frame(path)
                 frames[frame_stem(path)] = path
@@ -148,7 +148,9 @@ def find_labels(root: Path, split: str, labels: str) -> dict[str, Path]:
             "(option labels=)"
         )
     found: dict[str, Path] = {}
-    for path in sorted(folder.glob("*/*.png")):  # labelTrainIds sorts after labelIds, and wins
+    for path in sorted(
+        folder.glob("[!.]*/[!.]*.png")
+    ):  # labelTrainIds sorts after labelIds, and wins
         match = _LABEL.fullmatch(path.stem)
         if match:  # color and instanceIds lie beside them
             found[match["frame"]] = path

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from io import BytesIO
 from pathlib import Path
 
@@ -10,19 +10,20 @@ import numpy as np
 
 from vidseg.atomic import replacing
 from vidseg.segmenter import IGNORE
+from vidseg.video.images import picture_files, read_image, read_values
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
 Colour = tuple[int, int, int]
 
 
 def read_rgb(path: Path) -> np.ndarray:
-    """Read an image file as (H, W, 3) uint8 RGB.
+    """Read a frame as (H, W, 3) uint8 RGB, upright; see `read_image`.
 
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: it is no image, or damaged.
     """
-    return _read(path, "frame", as_rgb=True)
+    return _read(path, "frame", read_image)
 
 
 def read_indices(path: Path) -> np.ndarray:
@@ -48,27 +49,19 @@ def read_label_image(path: Path) -> np.ndarray:
         FileNotFoundError: there is no such file.
         ValueError: it is no image, damaged, or has values above 255.
     """
-    values = _read(path, "label", as_rgb=False)
+    values = _read(path, "label", read_values)
     if values.size and (values.min() < 0 or values.max() > 255):
         raise ValueError(f"{path}: label values must be 0..255, got up to {values.max()}")
     return values.astype(np.uint8)
 
 
-def _read(path: Path, what: str, *, as_rgb: bool) -> np.ndarray:
-    from PIL import Image
-
+def _read(path: Path, what: str, read: Callable[[Path], np.ndarray]) -> np.ndarray:
     try:
-        with Image.open(path) as image:
-            if as_rgb and image.mode[0] in "IF":  # convert() would clip these to white
-                raise ValueError(f"frames must have 8 bits per channel, got {image.mode}")
-            is_colour = len(image.getbands()) > 1
-            return np.array(image.convert("RGB") if as_rgb or is_colour else image)
+        return read(path)
     except FileNotFoundError:
         raise FileNotFoundError(
             f"{what} {path} does not exist; vidseg data check lists what is missing"
         ) from None
-    except (OSError, SyntaxError, ValueError) as error:
-        raise ValueError(f"{path} cannot be read as an image: {error}") from error
 
 
 def identity_table(num_classes: int) -> np.ndarray:
@@ -126,9 +119,12 @@ def colours_to_indices(image: np.ndarray, colours: Mapping[Colour, int], path: P
 
 
 def list_images(folder: Path) -> dict[str, Path]:
-    """Images of a folder by stem, in the order of their names; a .png wins over a .jpg."""
+    """Images of a folder by stem, in the order of their names; a .png wins over a .jpg.
+
+    Names that begin with a dot are none: `._00000.jpg` of a Mac holds no pixels.
+    """
     found = sorted(
-        (path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES),
+        picture_files(folder, IMAGE_SUFFIXES),
         key=lambda path: (path.stem, path.suffix.lower() == ".png"),
     )
     return {path.stem: path for path in found}

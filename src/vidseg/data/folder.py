@@ -70,10 +70,10 @@ class Folder(VideoDataset):
         root = Path(root)
         self.described = read_classes(root / "classes.json")
         if not (root / split).is_dir():
-            there = [path.name for path in sorted(root.glob("*/"))]
+            there = [path.name for path in sorted(root.glob("[!.]*/"))]
             raise FileNotFoundError(f"{root} has no split {split!r}{did_you_mean(split, there)}")
         videos = []
-        for folder in sorted((root / split).glob("*/")):
+        for folder in sorted((root / split).glob("[!.]*/")):
             videos += split_at_gaps(_read_video(folder, self.described.fps))
         table = identity_table(len(self.described.palette))
         table[IGNORE] = -1
@@ -163,7 +163,7 @@ def _read_video(folder: Path, fps: float | None) -> Video:
         raise FileNotFoundError(f"{folder / 'frames'} holds no .png or .jpg image")
     masks = {}
     if (folder / "masks").is_dir():
-        masks = {path.stem: path for path in (folder / "masks").glob("*.png")}
+        masks = {path.stem: path for path in (folder / "masks").glob("[!.]*.png")}
     orphans = sorted(masks.keys() - frames.keys())
     if orphans:
         raise MissingFilesError(folder / "frames", orphans, "masks have no frame of their stem")

@@ -112,7 +112,7 @@ def _lines(path: Path) -> list[tuple[str, list[str]]]:
 def _clip_lists(path: Path, root: Path) -> list[Path]:
     """The lists in a folder, or those that a list names; none where it names images."""
     if path.is_dir():
-        found = sorted(file for file in path.iterdir() if file.suffix in LIST_SUFFIXES)
+        found = sorted(f for f in path.glob("[!.]*") if f.suffix in LIST_SUFFIXES)
         if not found:
             raise FileNotFoundError(
                 f"the folder {path} holds no list ({' or '.join(LIST_SUFFIXES)})"

@@ -102,7 +102,7 @@ def prepare_cityscapes(
     raw, out = Path(raw), Path(out)
     if before < 0 or after < 0:
         raise ValueError(f"before and after must be 0 or more frames, got {before} and {after}")
-    splits = sorted(path.name for path in (raw / labels).glob("*/"))
+    splits = sorted(path.name for path in (raw / labels).glob("[!.]*/"))
     if not splits:
         raise FileNotFoundError(f"{raw / labels} holds no train/, val/ or other split")
     remove_parts(out / labels)

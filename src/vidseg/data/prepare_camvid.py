@@ -174,7 +174,7 @@ def _find_labels(folder: Path) -> dict[str, Path]:
     parts = [folder / f"{split}annot" for split in camvid.SPLITS]
     folders = [part for part in parts if part.is_dir()] or [folder]
     found = {}
-    for path in sorted(path for part in folders for path in part.glob("*.png")):
+    for path in sorted(path for part in folders for path in part.glob("[!.]*.png")):
         stem = path.stem.removesuffix("_L")
         camvid.parse_stem(Path(stem))
         found[stem] = path
@@ -208,7 +208,7 @@ def _convert_labels(
 def _copy_stills(
     images: Path, out: Path, stems: Collection[str], done: Prepared, progress: Progress
 ) -> None:
-    files = {p.stem: p for p in sorted(images.glob("*.png")) if not stems or p.stem in stems}
+    files = {p.stem: p for p in sorted(images.glob("[!.]*.png")) if not stems or p.stem in stems}
     lacking = sorted(set(stems) - files.keys())
     if lacking:
         done.problems.append(name_missing(images, lacking, "labels have no still"))

@@ -133,7 +133,7 @@ def _prepare_video(
 ) -> None:
     folder, target = raw / "data" / name, out / "data" / name
     frames = list_images(folder / "origin")
-    masks = {path.stem: path for path in sorted((folder / "mask").glob("*.png"))}
+    masks = {path.stem: path for path in sorted((folder / "mask").glob("[!.]*.png"))}
     orphans = sorted(masks.keys() - frames.keys())
     if orphans:
         done.tell_damage(name_missing(folder / "origin", orphans, "masks have no frame"))
@@ -143,7 +143,7 @@ def _prepare_video(
         return
     scale = short_side / min(found)
     wanted = round(found[0] * scale), round(found[1] * scale)
-    earlier = _first_size(sorted((target / "origin").glob("*.jpg")))
+    earlier = _first_size(sorted((target / "origin").glob("[!.]*.jpg")))
     if earlier not in (None, wanted):
         raise ValueError(
             f"{target} has frames of {earlier[1]}x{earlier[0]} from an earlier run, this one makes "

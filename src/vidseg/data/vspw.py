@@ -109,7 +109,7 @@ def list_faults(root: Path) -> list[tuple[Path, str]]:
             if name in where:
                 found.append((path, f"names {name}, which {where[name].name} names already"))
             where.setdefault(name, path)
-    folders = sorted((root / "data").glob("*/"))
+    folders = sorted((root / "data").glob("[!.]*/"))
     found += [(path, "is in no list of videos") for path in folders if path.name not in where]
     return found
 
@@ -126,7 +126,7 @@ def read_video(root: Path, name: str) -> Video:
     frames = list_images(folder / "origin")
     if not frames:
         raise FileNotFoundError(f"{folder / 'origin'} holds no .jpg or .png image")
-    masks = {path.stem: path for path in (folder / "mask").glob("*.png")}
+    masks = {path.stem: path for path in (folder / "mask").glob("[!.]*.png")}
     orphans = sorted(masks.keys() - frames.keys())
     if orphans:
         raise MissingFilesError(folder / "origin", orphans, "masks have no frame of their stem")
