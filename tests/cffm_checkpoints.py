@@ -26,7 +26,7 @@ def official(model):
             tensors[name] = value
     for number in range(len(model.blocks)):
         head = f"decode_head.decoder_focal.blocks.{number}.attn."
-        tensors |= {head + name: constant for name, constant in CONSTANTS.items()}
+        tensors |= {head + name: torch.from_numpy(index) for name, index in CONSTANTS.items()}
     dead = {"weight": torch.zeros(3, 128, 1, 1), "bias": torch.zeros(3)}
     return tensors | {f"decode_head.conv_seg.{leaf}": value for leaf, value in dead.items()}
 

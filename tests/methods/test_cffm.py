@@ -162,7 +162,7 @@ def test_all_heads_at_once_read_what_one_at_a_time_reads():
 
 
 def test_indices_made_in_inference_serve_in_training():
-    key_rows.cache_clear()
+    windows._row_numbers.cache_clear()
     model = CFFM.tiny(3)
     frames = torch.rand(1, 4, 3, 40, 56)
     with torch.inference_mode():

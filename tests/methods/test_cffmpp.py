@@ -316,7 +316,7 @@ def official_plus(model):
         "attn.proj.weight": torch.zeros(16, 16),
         "attn.proj.bias": torch.zeros(16),
         "attn.relative_position_bias_table": torch.zeros(169, 2),
-        "attn.relative_position_index": CONSTANTS["relative_position_index"],
+        "attn.relative_position_index": torch.from_numpy(CONSTANTS["relative_position_index"]),
     }
     return tensors | {head + name: value for name, value in dead.items()}
 

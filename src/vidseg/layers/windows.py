@@ -25,6 +25,7 @@ import itertools
 from functools import lru_cache
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -62,7 +63,7 @@ def window_grid(size: Grid) -> Grid:
     return -(-size[0] // WINDOW), -(-size[1] // WINDOW)
 
 
-def relative_index(reach: int) -> Tensor:
+def relative_index(reach: int) -> np.ndarray:
     """Where a window's pixel and a token of what it sees find their bias in a table.
 
     Args:
@@ -71,28 +72,27 @@ def relative_index(reach: int) -> Tensor:
     Returns:
         (49, reach^2) int64, smaller than (6 + reach)^2.
     """
-    query, key = torch.arange(WINDOW), torch.arange(reach)
+    query, key = np.arange(WINDOW), np.arange(reach)
     away = query[:, None] - key[None, :] + reach - 1
     rows, columns = away[:, None, :, None], away[None, :, None, :]
     return (rows * (WINDOW - 1 + reach) + columns).reshape(WINDOW**2, reach**2)
 
 
-def rolled_index() -> Tensor:
+def rolled_index() -> np.ndarray:
     """Which pixels of the four rolled windows count.
 
     Returns:
         (132,) int64, of 4 x 49, top left, top right, bottom left, bottom right: those of each that
         lie outside of the window itself.
     """
-    # Plain numbers: how many there are is then known to a compiler, too.
     low, high = range(ROLL + 1), range(ROLL, WINDOW)
     corners = [(rows, columns) for rows in (low, high) for columns in (low, high)]
     places = itertools.product(corners, range(WINDOW), range(WINDOW))
-    kept = [k for k, ((rows, cols), y, x) in enumerate(places) if y not in rows or x not in cols]
-    return torch.tensor(kept, device="cpu")
+    return np.array(
+        [k for k, ((rows, cols), y, x) in enumerate(places) if y not in rows or x not in cols]
+    )
 
 
-@lru_cache(maxsize=16)
 def key_rows(grid: Grid, device: torch.device) -> tuple[Tensor, Tensor]:
     """Which rows are the keys of each window.
 
@@ -106,32 +106,41 @@ def key_rows(grid: Grid, device: torch.device) -> tuple[Tensor, Tensor]:
     Returns:
         (P, 289) int64, and (P, 289) float32, what is added to their scores: 0 or OUTSIDE.
     """
-    # Kept beyond this call, so they must be fit for training even if this one is inference.
-    with torch.inference_mode(False):
-        height, width = grid[0] * WINDOW, grid[1] * WINDOW
-        rows, columns, inside = (torch.arange(k, device="cpu") for k in (*grid, WINDOW))
-        windows = torch.cartesian_prod(rows, columns)
+    index = torch.from_numpy(_row_numbers(grid)).to(device)
+    return index, torch.where(index == _zero_row(grid), OUTSIDE, 0.0)
 
-        def pixels(down: int, right: int) -> Tensor:
-            rows = (windows[:, :1] * WINDOW + inside + down) % height
-            columns = (windows[:, 1:] * WINDOW + inside + right) % width
-            return (rows[:, :, None] * width + columns[:, None, :]).flatten(1)
 
-        corners = [pixels(down, right) for down in (ROLL, -ROLL) for right in (ROLL, -ROLL)]
-        parts = [pixels(0, 0), torch.cat(corners, 1)[:, rolled_index()]]
-        first = height * width
-        zero_row = first + len(windows) * sum(level.cells**2 for level in LEVELS)
-        for level in LEVELS:
-            tokens_high, tokens_wide = grid[0] * level.cells, grid[1] * level.cells
-            away = torch.arange(level.reach, device="cpu") - level.reach // 2
-            rows = (windows[:, :1] * level.cells + away)[:, :, None]
-            columns = (windows[:, 1:] * level.cells + away)[:, None, :]
-            is_in = (rows >= 0) & (rows < tokens_high) & (columns >= 0) & (columns < tokens_wide)
-            index = torch.where(is_in, first + rows * tokens_wide + columns, zero_row)
-            parts.append(index.flatten(1))
-            first += tokens_high * tokens_wide
-        index = torch.cat(parts, 1)
-        return index.to(device), torch.where(index == zero_row, OUTSIDE, 0.0).to(device)
+# Numbers, not tensors: a tensor made while a step is traced or exported is a fake one, and one of
+# an inference serves no training; kept in a cache it would reach every later call.
+@lru_cache(maxsize=16)
+def _row_numbers(grid: Grid) -> np.ndarray:
+    height, width = grid[0] * WINDOW, grid[1] * WINDOW
+    down, right = (places.reshape(-1, 1) for places in np.indices(grid))  # of the P windows
+    inside = np.arange(WINDOW)
+
+    def pixels(y: int, x: int) -> np.ndarray:
+        rows = (down * WINDOW + inside + y) % height
+        columns = (right * WINDOW + inside + x) % width
+        return (rows[:, :, None] * width + columns[:, None, :]).reshape(len(down), -1)
+
+    corners = [pixels(y, x) for y in (ROLL, -ROLL) for x in (ROLL, -ROLL)]
+    parts = [pixels(0, 0), np.concatenate(corners, 1)[:, rolled_index()]]
+    first = height * width
+    for level in LEVELS:
+        tokens_high, tokens_wide = grid[0] * level.cells, grid[1] * level.cells
+        away = np.arange(level.reach) - level.reach // 2
+        rows = (down * level.cells + away)[:, :, None]
+        columns = (right * level.cells + away)[:, None, :]
+        is_in = (rows >= 0) & (rows < tokens_high) & (columns >= 0) & (columns < tokens_wide)
+        index = np.where(is_in, first + rows * tokens_wide + columns, _zero_row(grid))
+        parts.append(index.reshape(len(down), -1))
+        first += tokens_high * tokens_wide
+    return np.concatenate(parts, 1)
+
+
+def _zero_row(grid: Grid) -> int:
+    """The row of zeros: the one after all pixels and tokens."""
+    return grid[0] * grid[1] * (WINDOW**2 + sum(level.cells**2 for level in LEVELS))
 
 
 def pad_to_windows(x: Tensor) -> Tensor:
@@ -190,7 +199,8 @@ class WindowMining(nn.Module):
             nn.init.trunc_normal_(table, std=0.02)
         # Constant, so they are in no state dict of ours.
         for reach in sorted({WINDOW, *(level.reach for level in LEVELS)}):
-            self.register_buffer(f"index_{reach}", relative_index(reach), persistent=False)
+            index = torch.from_numpy(relative_index(reach))
+            self.register_buffer(f"index_{reach}", index, persistent=False)
         self.norm2 = nn.LayerNorm(channels)
         self.fc1 = nn.Linear(channels, mlp_ratio * channels)
         self.fc2 = nn.Linear(mlp_ratio * channels, channels)
