@@ -43,6 +43,7 @@ from vidseg.training.pace import Pace, StopSignal
 from vidseg.training.samples import (
     Samples,
     StepSampler,
+    check_labels,
     load_batches,
     open_source,
     samples_fps,
@@ -168,6 +169,10 @@ class _Run:
             teacher = load_teacher(distillation, self.model, accelerator.device)
         self.clips = self._samples(dataset, teacher, progress)
         self.validation = open_validation(config, dataset)
+        if accelerator.is_main_process:
+            check_labels(dataset)
+            if config.validation.every:
+                check_labels(self.validation, trained=False)
         self.contexts = None
         if config.validation.every and not self.model.causal:
             self.contexts = validation_contexts(config, self.validation, self.model, folder)

@@ -116,7 +116,8 @@ def override(values: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, A
         overrides: words such as "optimiser.lr=1e-3"; the value is read as YAML.
 
     Returns:
-        A new mapping; `values` stays as it is.
+        A new mapping; `values` stays as it is. Where another `data.kind` is set, the options that
+        the recipe has for the data set of its own kind are left out.
 
     Raises:
         ValueError: a word is not key=value, or goes below something that has no keys.
@@ -135,7 +136,25 @@ def override(values: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, A
             level[key] = {**(below or {})}
             level = level[key]
         level[keys[-1]] = parse_yaml(text)
-    return result
+    return _without_foreign_options(values, result)
+
+
+def _without_foreign_options(before: Mapping[str, Any], after: dict[str, Any]) -> dict[str, Any]:
+    """Options of a data set of one kind mean nothing to another."""
+
+    def kind_of(values: Mapping[str, Any], part: str) -> Any:
+        own = values.get(part)
+        kind = own.get("kind") if isinstance(own, Mapping) else None
+        return kind_of(values, "data") if kind is None and part != "data" else kind
+
+    for part in ("data", "validation"):
+        ours, theirs = before.get(part), after.get(part)
+        if not isinstance(ours, Mapping) or not isinstance(theirs, Mapping):
+            continue
+        is_kept = theirs.get("options") == ours.get("options")
+        if kind_of(before, part) != kind_of(after, part) and is_kept:
+            after[part] = {key: value for key, value in theirs.items() if key != "options"}
+    return after
 
 
 def validate(values: Mapping[str, Any]) -> TrainingConfig:

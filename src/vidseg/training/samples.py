@@ -28,6 +28,7 @@ from vidseg.data import (
     snippets,
     spaced,
 )
+from vidseg.data.glance import describe_missing, glance
 from vidseg.data.pairs import Neighbours, PairDataset, WithVideo
 from vidseg.data.windows import Window, reach
 from vidseg.flow import open_flow
@@ -42,12 +43,52 @@ from vidseg.training.config import (
 from vidseg.training.motion import saved_scores
 
 log = logging.getLogger("vidseg.training")
+_ADVICE = "vidseg data check says what the files hold"
 
 
-def open_source(source: Source) -> VideoDataset:
-    """Open the data set that a config names; errors as `open_dataset`."""
+def open_source(source: Source, where: str = "data") -> VideoDataset:
+    """Open the data set that a config names; errors as `open_dataset`.
+
+    Args:
+        source: kind, root, split and options.
+        where: the part of the config that names it, for messages.
+    """
     root = None if source.root is None else Path(source.root).expanduser()
-    return open_dataset(source.kind, root, source.split, **source.options)
+    try:
+        return open_dataset(source.kind, root, source.split, **source.options)
+    except TypeError as error:
+        raise TypeError(f"{where}.options: {error}") from error
+
+
+def check_labels(dataset: VideoDataset, *, trained: bool = True) -> None:
+    """Warn of labels that teach nothing, before the first step.
+
+    Args:
+        dataset: some of its labels are read (`glance`).
+        trained: it is trained on; else it is validated on, and may well lack a class.
+
+    Raises:
+        ValueError: every label was read, and no pixel of them counts; or a label is damaged.
+    """
+    seen = glance(dataset)
+    is_whole = seen.looked == seen.total
+    which = f"its {seen.looked} labels" if is_whole else f"{seen.looked} of its {seen.total} labels"
+    if seen.is_void:
+        said = (
+            f"{dataset.name}: not one pixel of {which} counts, all are void; {_ADVICE} (in masks "
+            "of 0 and 255, 255 is void)"
+        )
+        if trained and is_whole:
+            raise ValueError(said)
+        log.warning(said)
+    elif seen.missing and trained:
+        log.warning(
+            "%s: %s have no pixel of %s, which will not be learned; %s",
+            dataset.name,
+            which,
+            describe_missing(seen.missing),
+            _ADVICE,
+        )
 
 
 def training_snippets(

@@ -24,6 +24,7 @@ from vidseg.training.optimiser import frozen_parts, kept_statistics
 from vidseg.training.samples import plain_frames
 
 log = logging.getLogger("vidseg.training")
+_NO_VARIANCE = "Expected more than 1 value per channel"  # torch's words
 
 
 class TrainingStep(nn.Module):
@@ -97,7 +98,17 @@ class TrainingStep(nn.Module):
             self.motion.load_state_dict(state)
 
     def _run(self, frames: Tensor, context: Prototypes | None = None) -> Segmentation:
-        return self.model(frames, readout="last", context=context)[0]
+        try:
+            return self.model(frames, readout="last", context=context)[0]
+        except ValueError as error:
+            if _NO_VARIANCE not in str(error):
+                raise
+            raise ValueError(
+                f"a batch norm got one value a channel, which has no variance: it normalises an "
+                f"image pooled to 1x1, and this process trains on {len(frames)} sample at a time; "
+                "raise batch_size (or lower accumulate) until it gets 2 or more, or keep the "
+                "statistics with freeze_bn=all, or share them over several GPUs with sync_bn=true"
+            ) from error
 
     def _heads(
         self, segmentation: Segmentation, batch: dict[str, Tensor]
@@ -245,7 +256,8 @@ def _check_frozen(model: VideoSegmenter, spec: ModelConfig, taken: set[str]) -> 
 
 
 def _take_over(model: VideoSegmenter, spec: ModelConfig) -> set[str]:
-    path = Path(spec.initial_weights or "").expanduser()
+    name = spec.initial_weights or ""
+    path = methods.packaged_weights().get(name) or Path(name).expanduser()
     tensors, _ = weights.load_file(path)
     ours = model.state_dict()
     fitting = {k: t for k, t in tensors.items() if k in ours and ours[k].shape == t.shape}

@@ -24,7 +24,7 @@ def open_validation(config: TrainingConfig, dataset: VideoDataset) -> VideoDatas
     """
     if not config.validation.every:
         return dataset
-    found = open_source(config.validation_source())
+    found = open_source(config.validation_source(), "validation")
     if found.num_classes != dataset.num_classes:
         raise ValueError(
             f"{dataset.name} has {dataset.num_classes} classes, {found.name} has "
