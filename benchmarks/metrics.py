@@ -5,6 +5,7 @@ with, so that a busy machine changes little. Run:
     OMP_NUM_THREADS=1 python benchmarks/metrics.py
 """
 
+import math
 import statistics
 import time
 from collections.abc import Callable
@@ -20,6 +21,7 @@ from vidseg.metrics import (
     TemporalConsistency,
     VideoConsistency,
     boundary_band,
+    video_consistency,
 )
 
 NUM_CLASSES, VOID = 19, 255
@@ -45,8 +47,8 @@ def report(name: str, ms: float, other: str, other_ms: float) -> None:
 
 def blocks(size: tuple[int, int], rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """Labels and truth in blocks of 16 px: a tenth of the labels wrong, some truth void."""
-    coarse = rng.integers(0, NUM_CLASSES, (size[0] // 16, size[1] // 16), dtype=np.uint8)
-    truth = coarse.repeat(16, 0).repeat(16, 1)
+    coarse = rng.integers(0, NUM_CLASSES, (size[0] // 16, -(-size[1] // 16)), dtype=np.uint8)
+    truth = coarse.repeat(16, 0).repeat(16, 1)[:, : size[1]]
     noise = rng.integers(0, NUM_CLASSES, size, dtype=np.uint8)
     labels = np.where(rng.random(size) < 0.1, noise, truth)
     truth[: size[0] // 16] = VOID
@@ -95,12 +97,53 @@ def consistency() -> None:
     report("VideoConsistency, one frame", window_ms, "DIS medium", flow_ms)
 
 
+def as_described(labels: np.ndarray, truth: np.ndarray, n: int) -> float:
+    """VC_n as VSPW's tool is described, window by window: each frame beside the window's first.
+
+    Args:
+        labels: (T, H, W) integers, oldest first.
+        truth: the same.
+        n: frames of a window; the last window is left out.
+    """
+    shares = []
+    for first in range(len(truth) - n):
+        truth_stays, labels_stay = (np.ones(truth.shape[1:], bool) for _ in range(2))
+        for later in range(first + 1, first + n):
+            truth_stays &= truth[later] == truth[first]
+            labels_stay &= labels[later] == labels[first]
+        shares.append(np.sum(truth_stays & labels_stay) / np.sum(truth_stays))
+    return float(np.mean(shares))
+
+
+def windows() -> None:
+    """VC of whole videos of VSPW's size against the loop over windows and their frames."""
+    rng = np.random.default_rng(0)
+    frames = [blocks((480, 853), rng) for _ in range(2)]
+    print("480x853, VC by protocol vspw-official")
+    for num_frames in (20, 40, 71):
+        # One scene, then the other, with a tenth of the labels wrong in both.
+        chosen = [frames[t > num_frames // 2] for t in range(num_frames)]
+        labels, truth = (np.stack(maps) for maps in zip(*chosen, strict=True))
+        for n in (8, 16):
+
+            def ours(n: int = n, labels: np.ndarray = labels, truth: np.ndarray = truth) -> float:
+                return video_consistency(labels, truth, n, protocol="vspw-official")
+
+            def loop(n: int = n, labels: np.ndarray = labels, truth: np.ndarray = truth) -> float:
+                return as_described(labels, truth, n)
+
+            assert math.isclose(ours(), loop(), rel_tol=1e-12), "the two must agree"
+            our_ms, loop_ms = median_ms(ours, loop)
+            report(f"video_consistency, {num_frames} frames, n = {n}", our_ms, "loop", loop_ms)
+
+
 def main() -> None:
     """Print every ratio."""
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
     confusion()
     consistency()
+    windows()
 
 
 if __name__ == "__main__":

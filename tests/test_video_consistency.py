@@ -138,6 +138,27 @@ def test_values_that_are_no_class_are_refused_where_the_classes_are_known():
         measured.merge(VideoConsistency(2))
 
 
+def test_a_label_of_void_never_stays_where_labels_may_be_void():
+    truth = np.zeros((3, 1, 4), np.uint8)
+    labels = np.array([[[0, 255, 255, 1]], [[0, 255, 0, 1]], [[0, 255, 0, 1]]], np.uint8)
+    for correct, staying in ((False, 2), (True, 1)):
+        measured = VideoConsistency(3, correct=correct, void_labels="miss", num_classes=2)
+        measured.update(labels, truth)
+        assert measured.total == staying / 4
+    with pytest.raises(ValueError, match=r'got 255 .*void_labels="miss"'):
+        video_consistency(labels, truth, 3)
+
+
+def test_a_frame_of_more_than_a_word_of_pixels_is_counted_whole():
+    # 64 pixels go into a word; 130 fill two words and a bit of the third.
+    truth = np.zeros((4, 10, 13), np.uint8)
+    labels = truth.copy()
+    labels[2:, -1, -2:] = 1
+    assert video_consistency(labels, truth, 3) == 128 / 130
+    truth[:, 0, 0] = 255
+    assert video_consistency(labels, truth, 3) == 127 / 129
+
+
 def test_labels_that_stay_wrong_are_consistent_but_not_correct():
     truth = np.zeros((4, 3, 3), np.uint8)
     assert video_consistency(truth + 1, truth, 4) == 1
@@ -194,6 +215,10 @@ def test_settings_are_checked():
         VideoConsistency(1)
     with pytest.raises(ValueError, match="protocol must be"):
         VideoConsistency(8, protocol="vspw")  # pyright: ignore[reportArgumentType]
+    with pytest.raises(ValueError, match="void_labels must be"):
+        VideoConsistency(8, void_labels="ignored")  # pyright: ignore[reportArgumentType]
+    with pytest.raises(ValueError, match="takes void for a class"):
+        VideoConsistency(8, protocol="vspw-official", void_labels="miss")
     with pytest.raises(ValueError, match="does not compare labels with truth"):
         VideoConsistency(8, protocol="vspw-official", correct=True)
     with pytest.raises(ValueError, match="same settings"):

@@ -57,20 +57,22 @@ class VideoCounts:
             num_classes: classes are 0 .. num_classes - 1.
             ignore: the value of void.
             void_is_error: labels on void pixels are false positives.
-            has_void_labels: label maps may hold void, which is a miss of the true class.
+            has_void_labels: label maps may hold void, which is a miss of the true class, and never
+                stays.
             tc: protocol of `consistency`.
         """
 
+        void_labels = "miss" if has_void_labels else "error"
+
         def matrix() -> ConfusionMatrix:
+            void_truth = "false_positive" if void_is_error else "ignored"
             return ConfusionMatrix(
-                num_classes,
-                ignore,
-                void_truth="false_positive" if void_is_error else "ignored",
-                void_labels="miss" if has_void_labels else "error",
+                num_classes, ignore, void_truth=void_truth, void_labels=void_labels
             )
 
         def windows(correct: bool) -> dict[int, VideoConsistency]:
-            return {n: VideoConsistency(n, ignore=ignore, correct=correct) for n in WINDOWS_FRAMES}
+            rules = {"ignore": ignore, "correct": correct, "void_labels": void_labels}
+            return {n: VideoConsistency(n, **rules) for n in WINDOWS_FRAMES}
 
         return cls(
             matrix(),

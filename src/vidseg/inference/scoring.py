@@ -192,19 +192,10 @@ class Scorer:
         if name not in self._windows and goes_on:
             measures = (*counts.vc.values(), *counts.vc_correct.values())
             self._windows[name] = [measure.video() for measure in measures]
-        labels = self._never_staying(frame)
         for windows in self._windows.get(name, ()):
-            windows.add(labels, frame.truth)
+            windows.add(frame.labels, frame.truth)
         if not goes_on:
             self._finish_windows(name)
-
-    def _never_staying(self, frame: Observed) -> np.ndarray:
-        """Labels in which void has a value that the frame before does not have."""
-        if not self.has_void_labels:
-            return frame.labels
-        value = self.dataset.num_classes + frame.frame_index % 2
-        void = frame.labels == self.dataset.ignore
-        return np.where(void, value, frame.labels.astype(np.int16))
 
     def _finish_windows(self, name: str) -> None:
         for windows in self._windows.pop(name, ()):

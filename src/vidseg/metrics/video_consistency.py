@@ -6,8 +6,7 @@ from fractions import Fraction
 from itertools import zip_longest
 from typing import Literal, Protocol
 
-import torch
-from torch import Tensor
+import numpy as np
 
 from vidseg.metrics.arrays import IntegerArray, as_integers
 
@@ -36,14 +35,16 @@ class VideoConsistency:
         ignore: the value of void.
         correct: labels must also equal the truth; not part of "vspw-official".
         num_classes: refuse values that are no class; None takes any from 0 on.
+        void_labels: whether a label may be `ignore`: "error" refuses it, as models never predict
+            void; by "miss" it never stays. By "vspw-official" it is a class more in any case.
 
     Attributes:
         total: sum of the windows' shares, an exact `Fraction`.
         num_windows: how many there are.
 
     Raises:
-        ValueError: `n` is below 2, `num_classes` is below 1, the protocol is unknown, or it has no
-            `correct`.
+        ValueError: `n` is below 2, `num_classes` is below 1, the protocol or `void_labels` is
+            unknown, or the protocol has no `correct` or no "miss".
 
     Example:
         >>> consistency = VideoConsistency(2)
@@ -62,6 +63,7 @@ class VideoConsistency:
         ignore: int = 255,
         correct: bool = False,
         num_classes: int | None = None,
+        void_labels: Literal["error", "miss"] = "error",
     ) -> None:
         if n < 2:
             raise ValueError(f"n must be 2 frames or more, got {n}; the field reports 8 and 16")
@@ -74,11 +76,16 @@ class VideoConsistency:
                 f'"{protocol}" does not compare labels with truth; use protocol="vidseg" with '
                 "correct=True"
             )
+        if void_labels not in ("error", "miss"):
+            raise ValueError(f'void_labels must be "error" or "miss", got {void_labels!r}')
+        if void_labels == "miss" and protocol != "vidseg":
+            raise ValueError(f'"{protocol}" takes void for a class; leave void_labels out')
         self.n = n
         self.protocol = protocol
         self.ignore = ignore
         self.correct = correct
         self.num_classes = num_classes
+        self.void_labels = void_labels
         self.num_windows = 0
         self.total = Fraction(0)
 
@@ -96,8 +103,8 @@ class VideoConsistency:
 
         Raises:
             TypeError: not integers.
-            ValueError: shapes or lengths differ, or a value is negative or not below
-                `num_classes`; or, by "vidseg", a label is `ignore`.
+            ValueError: shapes or lengths differ, a value is negative or not below `num_classes`,
+                or a label is `ignore` and may not be.
         """
         shapes = [tuple(v.shape) for v in (labels, truth) if hasattr(v, "shape")]  # pyright: ignore[reportAttributeAccessIssue]
         if any(len(shape) != 3 for shape in shapes) or len(set(shapes)) > 1:
@@ -126,8 +133,9 @@ class VideoConsistency:
         """VC_n: mean share over all windows, in [0, 1]; NaN, shown as "-", without any."""
         return float(self.total) / self.num_windows if self.num_windows else math.nan
 
-    def _settings(self) -> tuple[int, str, int, bool, int | None]:
-        return self.n, self.protocol, self.ignore, self.correct, self.num_classes
+    def _settings(self) -> tuple[int, str, int, bool, int | None, str]:
+        classes = self.num_classes, self.void_labels
+        return self.n, self.protocol, self.ignore, self.correct, *classes
 
     def __repr__(self) -> str:
         return (
@@ -171,7 +179,8 @@ def add_frames(
 class RunningVideo:
     """One video of a `VideoConsistency`, frame by frame; made by its `video()`.
 
-    It holds one frame and two counts per pixel, however long the video.
+    It holds one frame, and for each of the n - 1 last steps a bit per pixel for the labels and one
+    for the truth, however long the video.
 
     Example:
         >>> consistency = VideoConsistency(2)
@@ -191,9 +200,9 @@ class RunningVideo:
         self._num_windows = 0
         # "vspw-official" leaves out the last window, so that each waits for the next.
         self._waiting: Fraction | None = None
-        self._before: tuple[Tensor, Tensor] | None = None
-        # The number of the frame since which each pixel has its value.
-        self._labels_since = self._truth_since = torch.zeros(0, dtype=torch.int32)
+        self._before: tuple[np.ndarray, np.ndarray] | None = None
+        # Where labels and truth kept their value in the last n - 1 steps: (2, n - 1, words).
+        self._kept = np.zeros((2, consistency.n - 1, 0), np.uint64)
         self._is_finished = False
 
     def add(self, labels: IntegerArray, truth: IntegerArray) -> None:
@@ -211,14 +220,16 @@ class RunningVideo:
         if self._is_finished:
             raise ValueError("this video is finished; call video() for another one")
         frame = self._checked(labels, truth)
-        if self._before is None:
-            self._labels_since, self._truth_since = (
-                torch.zeros_like(values, dtype=torch.int32) for values in frame
-            )
+        if self._before is not None:
+            # The oldest step leaves; in what order the others lie is no matter to their AND.
+            row = self._num_frames % (self._consistency.n - 1)
+            for kept, now, before in zip(self._kept, frame, self._before, strict=True):
+                kept[row] = _bits(now == before)
         else:
-            self._labels_since.masked_fill_(frame[0] != self._before[0], self._num_frames)
-            self._truth_since.masked_fill_(frame[1] != self._before[1], self._num_frames)
-        self._before = frame
+            words = _bits(np.zeros(frame[0].shape, bool)).size
+            self._kept = np.zeros((2, self._consistency.n - 1, words), np.uint64)
+        # Copies: the caller may fill the same memory with the next frame.
+        self._before = frame[0].copy(), frame[1].copy()
         self._num_frames += 1
         share = self._share(*frame)
         if self._consistency.protocol == "vspw-official":
@@ -247,70 +258,83 @@ class RunningVideo:
         self._consistency.num_windows += self._num_windows
         return self._total, self._num_windows
 
-    def _share(self, labels: Tensor, truth: Tensor) -> Fraction | None:
+    def _share(self, labels: np.ndarray, truth: np.ndarray) -> Fraction | None:
         """The share of the window that ends with this frame, if one does."""
         rules = self._consistency
-        first = self._num_frames - rules.n
-        if first < 0:
+        if self._num_frames < rules.n:
             return None
-        stays = self._truth_since <= first
-        if rules.protocol == "vidseg" and _fits(rules.ignore, truth):
-            stays &= truth != rules.ignore
-        num_pixels = int(stays.sum())
+        labels_stay, stays = np.bitwise_and.reduce(self._kept, axis=1)
+        if rules.protocol == "vidseg":
+            stays &= _bits(truth != rules.ignore)
+        num_pixels = _count(stays)
         if not num_pixels:
             return None
-        hits = stays & (self._labels_since <= first)
+        hits = stays & labels_stay
         if rules.correct:
-            hits &= labels == truth
+            hits &= _bits(labels == truth)
+        elif rules.void_labels == "miss":
+            hits &= _bits(labels != rules.ignore)
         # The double of the quotient, as the official tool has it, is summed without rounding: its
         # denominator is a power of two, so the sum stays small however many are added.
-        return Fraction(int(hits.sum()) / num_pixels)
+        return Fraction(_count(hits) / num_pixels)
 
-    def _checked(self, labels: IntegerArray, truth: IntegerArray) -> tuple[Tensor, Tensor]:
-        given = as_integers(labels, "labels"), as_integers(truth, "truth")
+    def _checked(self, labels: IntegerArray, truth: IntegerArray) -> tuple[np.ndarray, np.ndarray]:
+        given = tuple(
+            as_integers(values, name).cpu().numpy()
+            for values, name in ((labels, "labels"), (truth, "truth"))
+        )
         for values, name in zip(given, ("labels", "truth"), strict=True):
-            if values.dim() != 2:
-                raise ValueError(f"a frame of {name} must be (H, W), got {tuple(values.shape)}")
+            if values.ndim != 2:
+                raise ValueError(f"a frame of {name} must be (H, W), got {values.shape}")
         if given[0].shape != given[1].shape:
             raise ValueError(
-                "labels and truth must have one size, got "
-                f"{tuple(given[0].shape)} and {tuple(given[1].shape)}; resize the logits to the "
-                "truth first, not the labels"
+                f"labels and truth must have one size, got {given[0].shape} and "
+                f"{given[1].shape}; resize the logits to the truth first, not the labels"
             )
         if self._before is not None and given[0].shape != self._before[0].shape:
             raise ValueError(
                 "all frames of a video must have one size, got "
-                f"{tuple(self._before[0].shape)} and {tuple(given[0].shape)}"
+                f"{self._before[0].shape} and {given[0].shape}"
             )
-        self._check_values(given[0], "labels", self._consistency.protocol == "vspw-official")
+        rules = self._consistency
+        may_be_void = rules.protocol == "vspw-official" or rules.void_labels == "miss"
+        self._check_values(given[0], "labels", may_be_void)
         self._check_values(given[1], "truth", True)
-        # Copies: the caller may fill the same memory with the next frame.
-        return given[0].clone(), given[1].to(given[0].device, copy=True)
+        return given[0], given[1]
 
-    def _check_values(self, values: Tensor, name: str, may_be_void: bool) -> None:
+    def _check_values(self, values: np.ndarray, name: str, may_be_void: bool) -> None:
         ignore, num_classes = self._consistency.ignore, self._consistency.num_classes
-        if values.numel() == 0:
+        if values.size == 0:
             return
-        low, high = (int(value) for value in values.aminmax())
-        if low <= ignore <= high:
-            void = values == ignore
-            if not may_be_void and bool(void.any()):
-                raise ValueError(
-                    f"{name} must be classes, got {ignore} (void), which only the truth may have"
-                )
-            low, high = (int(value) for value in values.masked_fill(void, 0).aminmax())
-        if low < 0:
-            raise ValueError(f"{name} must be 0 or more, got {low}")
-        if num_classes is not None and high >= num_classes:
+        low, high = int(values.min()), int(values.max())
+        if not may_be_void and low <= ignore <= high and (values == ignore).any():
             raise ValueError(
-                f"{name} must be 0..{num_classes - 1}"
-                f"{f' or {ignore} (void)' if may_be_void else ''}, got {high}"
+                f"{name} must be classes, got {ignore} (void), which only the truth may have; "
+                'void_labels="miss" takes it for a label that never stays'
+            )
+        beyond = high + 1 if num_classes is None else num_classes
+        if low >= 0 and high < beyond:
+            return
+        bad = values[((values < 0) | (values >= beyond)) & (values != ignore)]
+        if bad.size and bad.min() < 0:
+            raise ValueError(f"{name} must be 0 or more, got {bad.min()}")
+        if bad.size:
+            raise ValueError(
+                f"{name} must be 0..{beyond - 1}"
+                f"{f' or {ignore} (void)' if may_be_void else ''}, got {bad.max()}"
             )
 
 
-def _fits(value: int, values: Tensor) -> bool:
-    # A uint8 tensor would wrap -1 to 255 when compared.
-    return torch.iinfo(values.dtype).min <= value <= torch.iinfo(values.dtype).max
+def _bits(mask: np.ndarray) -> np.ndarray:
+    """Pack a mask into words of 64 pixels, the rest of the last one 0: eight times less to AND."""
+    packed = np.packbits(mask)
+    words = np.zeros(-(-packed.size // 8), np.uint64)
+    words.view(np.uint8)[: packed.size] = packed
+    return words
+
+
+def _count(words: np.ndarray) -> int:
+    return int(np.bitwise_count(words).sum())
 
 
 def video_consistency(
