@@ -14,8 +14,8 @@ import sys
 
 import numpy as np
 
-from vidseg.inference.resampling import Sums, figures_of, pooled
-from vidseg.inference.saved import read_evaluation
+from vidseg.comparison.bootstrap import Sums, figures_of, pooled
+from vidseg.comparison.record import read_evaluation
 
 FIGURES = {
     "mean_iou": "mIoU",

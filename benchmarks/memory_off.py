@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 import vidseg
 from vidseg.data import open_dataset
+from vidseg.evaluation.datasets import evaluate
 from vidseg.flow import DIS
-from vidseg.inference.evaluate import evaluate
 
 torch.set_num_threads(1)
 

@@ -23,8 +23,8 @@ import vidseg
 from vidseg.data.placement import Placement, scaling
 from vidseg.flow import CachedFlow, open_flow
 from vidseg.training.config import DistillationConfig, LossConfig, TemporalConfig
-from vidseg.training.motion import Teacher
 from vidseg.training.step import TrainingStep
+from vidseg.training.teacher import Teacher
 
 CLASSES = 19
 

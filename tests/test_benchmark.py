@@ -6,14 +6,14 @@ import json
 
 import pytest
 import torch
+from command_line import run
 from torch import nn
 
 import vidseg
-from command_line import run
+from vidseg.adapters.per_frame import PerFrame
 from vidseg.benchmark import Benchmark, _finish, benchmark, count_macs
 from vidseg.cli.options import parse_size, parse_sliding
 from vidseg.methods import create
-from vidseg.segmenter import PerFrame
 from vidseg.timing import Timing, peak_extra_bytes
 from vidseg.weights import save
 

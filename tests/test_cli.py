@@ -10,11 +10,11 @@ import re
 import warnings
 from pathlib import Path
 
+import command_line
 import pytest
 import torch
 import typer
 
-import command_line
 from vidseg.cli import console as console_module
 from vidseg.cli import main as main_module
 from vidseg.cli.convert import left_out

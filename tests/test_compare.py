@@ -12,11 +12,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-
 from command_line import run
-from vidseg.inference.comparison import Comparison, Estimate, Row, compare
-from vidseg.inference.figures import FIGURES, Figure
-from vidseg.inference.resampling import (
+
+from vidseg.comparison.bootstrap import (
     CHANCE_PERCENT,
     chance_percent,
     draw,
@@ -25,7 +23,9 @@ from vidseg.inference.resampling import (
     pooled,
     resample,
 )
-from vidseg.inference.saved import read_evaluation
+from vidseg.comparison.compare import Comparison, Estimate, Row, compare
+from vidseg.comparison.record import read_evaluation
+from vidseg.evaluation.figures import FIGURES, Figure
 from vidseg.metrics import ConfusionMatrix, TemporalConsistency, VideoConsistency, boundary_band
 
 CLASSES = ("road", "sky", "car")
@@ -575,7 +575,7 @@ def test_what_evaluate_writes_is_read_and_compared(tmp_path: Path) -> None:
     import torch
 
     from vidseg.data import open_dataset
-    from vidseg.inference.evaluate import evaluate
+    from vidseg.evaluation.datasets import evaluate
     from vidseg.methods import create
 
     dataset = open_dataset(

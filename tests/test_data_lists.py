@@ -11,8 +11,8 @@ from PIL import Image
 from vidseg.data import open_dataset
 from vidseg.data.pairs import Neighbours, PairDataset
 from vidseg.data.transforms import TrainTransform
+from vidseg.evaluation.datasets import evaluate
 from vidseg.flow import DIS
-from vidseg.inference.evaluate import evaluate
 from vidseg.methods import create
 
 CITY = "{city}_000000_{number:06d}"

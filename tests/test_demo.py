@@ -14,9 +14,10 @@ import torch
 from vidseg.cli.demo import shown
 from vidseg.demo import page as page_module
 from vidseg.demo import run as run_module
-from vidseg.demo.run import Demo, run_demo
-from vidseg.inference.video import read_video
+from vidseg.demo.result import Demo
+from vidseg.demo.run import run_demo
 from vidseg.methods import load
+from vidseg.video.reader import read_video
 
 TINY = (
     "data.options.num_videos=2",

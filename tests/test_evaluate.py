@@ -10,21 +10,22 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from command_line import run
 from PIL import Image
+from settled import by_colour
 from torch import nn
 
-from command_line import run
-from settled import by_colour
+from vidseg.adapters.per_frame import PerFrame
 from vidseg.data import open_dataset
 from vidseg.data.clip import Video, VideoDataset
-from vidseg.inference.evaluate import evaluate
-from vidseg.inference.evaluation import FrameFigures, Observed
-from vidseg.inference.labelled import labelled_frames
-from vidseg.inference.predictions import evaluate_predictions
+from vidseg.evaluation.datasets import evaluate
+from vidseg.evaluation.predictions import evaluate_predictions
+from vidseg.evaluation.result import FrameFigures, Observed
+from vidseg.evaluation.truth import labelled_frames
 from vidseg.methods import create
 from vidseg.methods.tmanet import TMANet
 from vidseg.metrics import ConfusionMatrix
-from vidseg.segmenter import PerFrame, VideoSegmenter
+from vidseg.segmenter import VideoSegmenter
 from vidseg.weights import save
 
 CLASSES = ("road", "car", "sky")

@@ -10,18 +10,18 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from settled import by_colour
 from torch import Tensor
 
-from settled import by_colour
 from vidseg.data import open_dataset
 from vidseg.data.clip import Video, VideoDataset
+from vidseg.evaluation.datasets import evaluate
+from vidseg.evaluation.figures import FIGURES
+from vidseg.evaluation.motion import EstimatedMotion, open_motion
+from vidseg.evaluation.predictions import evaluate_predictions
+from vidseg.evaluation.result import CHANGED, NOT_COMPARED, Evaluation, Observed
+from vidseg.evaluation.scorer import Scorer
 from vidseg.flow import DIS, forward_backward_consistent
-from vidseg.inference.evaluate import evaluate
-from vidseg.inference.evaluation import CHANGED, NOT_COMPARED, Evaluation, Observed
-from vidseg.inference.figures import FIGURES
-from vidseg.inference.motion import EstimatedMotion, open_motion
-from vidseg.inference.predictions import evaluate_predictions
-from vidseg.inference.scoring import Scorer
 from vidseg.methods.tmanet import TMANet
 from vidseg.metrics import (
     ConfusionMatrix,

@@ -8,15 +8,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from command_line import run
 from PIL import Image
+from settled import settle
 
 import vidseg
-from command_line import run
-from settled import settle
 from vidseg.data.clip import Video, VideoDataset
-from vidseg.inference.evaluate import evaluate
-from vidseg.inference.evaluation import FrameFigures, Observed
-from vidseg.inference.videos import evaluate_videos
+from vidseg.evaluation.datasets import evaluate
+from vidseg.evaluation.result import FrameFigures, Observed
+from vidseg.evaluation.videos import evaluate_videos
 from vidseg.methods import create
 from vidseg.methods.cffmpp import CFFMPlus
 from vidseg.weights import save

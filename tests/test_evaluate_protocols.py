@@ -9,19 +9,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from command_line import run
 from torch import nn
 
-from command_line import run
+from vidseg.adapters.per_frame import PerFrame
+from vidseg.comparison.compare import compare
 from vidseg.data import open_dataset
 from vidseg.data.clip import VideoDataset
+from vidseg.evaluation.datasets import evaluate
+from vidseg.evaluation.predictions import evaluate_predictions
 from vidseg.flow import DIS
-from vidseg.inference.comparison import compare
-from vidseg.inference.evaluate import evaluate
-from vidseg.inference.predictions import evaluate_predictions
 from vidseg.metrics import EtcTemporalConsistency, VspwTemporalConsistency
 from vidseg.report.comparison import comparison_page
 from vidseg.report.evaluation import evaluation_page
-from vidseg.segmenter import PerFrame
 
 OFFICIAL = {"etc-official": EtcTemporalConsistency, "vspw-official": VspwTemporalConsistency}
 # What TC alone leaves open.

@@ -10,16 +10,16 @@ import av
 import numpy as np
 import pytest
 import torch
+from command_line import run
 from PIL import Image
+from settled import by_colour
 from torch import Tensor
 
-from command_line import run
-from settled import by_colour
 from vidseg.data.synthetic import render
+from vidseg.evaluation.result import Evaluation
+from vidseg.evaluation.videos import evaluate_videos
 from vidseg.flow import DIS, forward_backward_consistent
-from vidseg.inference.evaluation import Evaluation
 from vidseg.inference.stream import DamagedVideoWarning, segment
-from vidseg.inference.videos import evaluate_videos
 from vidseg.metrics import TemporalConsistency
 
 SIZE = (48, 64)

@@ -10,13 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
-
 from command_line import run
+from PIL import Image
 from settled import settle
+
 from vidseg.data.clip import Video, VideoDataset
-from vidseg.inference.evaluate import evaluate
-from vidseg.inference.predictions import evaluate_predictions
+from vidseg.evaluation.datasets import evaluate
+from vidseg.evaluation.predictions import evaluate_predictions
 from vidseg.methods import create
 from vidseg.methods.cffm import CFFM
 from vidseg.segmenter import VideoSegmenter

@@ -7,8 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from laws import LawBroken, check_laws
+from vidseg.adapters.per_frame import PerFrame
 from vidseg.methods import METHODS
-from vidseg.segmenter import Memory, PerFrame, VideoSegmenter
+from vidseg.segmenter import Memory, VideoSegmenter
 
 
 @pytest.mark.parametrize("family", METHODS)

@@ -10,16 +10,17 @@ import torch
 from torch import nn
 
 from vidseg import methods, weights
+from vidseg.adapters.per_frame import PerFrame
 from vidseg.data import TrainTransform
 from vidseg.data.pairs import Neighbours, PairDataset
-from vidseg.segmenter import PerFrame
 from vidseg.training.config import TrainingConfig
 from vidseg.training.folder import read_metrics
 from vidseg.training.loop import train
-from vidseg.training.motion import MotionTerms, SavedScores, Teacher
+from vidseg.training.neighbour_terms import MotionTerms
 from vidseg.training.recipe import override, parse_yaml, validate
 from vidseg.training.samples import open_source, training_samples
 from vidseg.training.step import TrainingStep, build_model
+from vidseg.training.teacher import SavedScores, Teacher
 
 RECIPE = """
 name: tiny

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
-
 from command_line import run
+from PIL import Image
 from small_runs import config_with
+
 from vidseg.data import open_dataset
 from vidseg.data.glance import glance
 from vidseg.training.loop import train

@@ -6,7 +6,7 @@ import torch
 import vidseg
 from vidseg.data import open_dataset
 from vidseg.data.synthetic import CLASSES, render
-from vidseg.inference.evaluate import evaluate
+from vidseg.evaluation.datasets import evaluate
 from vidseg.methods import DEFAULT_WEIGHTS, packaged_weights
 
 

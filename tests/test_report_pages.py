@@ -11,12 +11,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-
 from pages import parsed
+
+from vidseg.comparison.compare import compare
 from vidseg.data.clip import Video
-from vidseg.inference.comparison import compare
-from vidseg.inference.evaluation import Evaluation, FrameFigures, Observed, VideoCounts
-from vidseg.inference.figures import FIGURES
+from vidseg.evaluation.figures import FIGURES
+from vidseg.evaluation.result import Evaluation, FrameFigures, Observed, VideoCounts
 from vidseg.report import pictures
 from vidseg.report.comparison import comparison_page
 from vidseg.report.evaluation import evaluation_page

@@ -14,24 +14,25 @@ import weakref
 from pathlib import Path
 
 import av
+import command_line
 import numpy as np
 import pytest
 import torch
+from painted import SIZE, cut_short, make_video, number_of, paint
 from PIL import Image
+from settled import settle
 from torch import nn
 
-import command_line
 import vidseg
-from painted import SIZE, cut_short, make_video, number_of, paint
-from settled import settle
+from vidseg.adapters.sliding import SlidingWindow
+from vidseg.card import Card
 from vidseg.cli.destinations import plan_outputs
 from vidseg.cli.segment import parse_time
 from vidseg.inference import outputs as outputs_module
-from vidseg.inference.cuts import CutDetector
-from vidseg.inference.sliding import SlidingWindow
 from vidseg.inference.stream import DamagedVideoWarning
-from vidseg.inference.video import FrameReader, read_video
-from vidseg.weights import Card, save
+from vidseg.video.cuts import CutDetector
+from vidseg.video.reader import FrameReader, read_video
+from vidseg.weights import save
 
 CLASSES = ("road", "car", "sky", "tree")
 PALETTE = ((128, 64, 128), (0, 0, 142), (70, 130, 180), (107, 142, 35))
@@ -121,7 +122,7 @@ def read_images(*images: np.ndarray):
     """A source that can be opened again and again."""
     from fractions import Fraction
 
-    from vidseg.inference.video import Frame
+    from vidseg.video.reader import Frame
 
     def make() -> FrameReader:
         frames = (Frame(k, k / 25, image) for k, image in enumerate(images))
@@ -134,7 +135,7 @@ def test_nothing_is_read_before_it_is_asked_for(model) -> None:
     asked = []
 
     def frames():
-        from vidseg.inference.video import Frame
+        from vidseg.video.reader import Frame
 
         for k in range(10):
             asked.append(k)

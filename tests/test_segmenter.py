@@ -8,7 +8,8 @@ import torch._dynamo.testing
 from torch.utils import _pytree as pytree
 
 import vidseg
-from vidseg.segmenter import Memory, PerFrame, Segmentation
+from vidseg.adapters.per_frame import PerFrame
+from vidseg.segmenter import Memory, Segmentation
 
 
 @pytest.fixture

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import vidseg
-from vidseg.inference.sliding import SlidingWindow, default_stride, window_starts
-from vidseg.weights import Card
+from vidseg.adapters.sliding import SlidingWindow, default_stride, window_starts
+from vidseg.card import Card
 
 
 @given(size=st.integers(1, 300), crop=st.integers(1, 120), data=st.data())

@@ -11,17 +11,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import small_runs
 import torch
+from command_line import run
 from PIL import Image
 from torch import nn
 
-import small_runs
 import vidseg
-from command_line import run
 from vidseg.data import TrainTransform, open_dataset
 from vidseg.data.balance import class_weights, count_pixels
 from vidseg.data.placement import Placement
-from vidseg.inference.evaluate import evaluate
+from vidseg.evaluation.datasets import evaluate
 from vidseg.training.checkpoint import read_state
 from vidseg.training.folder import read_metrics
 from vidseg.training.loop import train

@@ -13,12 +13,12 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+from painted import SIZE, cut_short, make_video, number_of, paint
 from PIL import Image
 
-from painted import SIZE, cut_short, make_video, number_of, paint
-from vidseg.inference import packets
-from vidseg.inference.video import VideoWriter, read_video
-from vidseg.inference.writer import hold_interrupts
+from vidseg.video import packets
+from vidseg.video.reader import VideoWriter, read_video
+from vidseg.video.writer import hold_interrupts
 
 NUM_FRAMES = 180
 OPEN_GOP = {"g": "20", "bf": "3", "x264-params": "open-gop=1", "preset": "fast"}
@@ -207,7 +207,7 @@ def test_a_camera_that_is_not_there(tmp_path: Path) -> None:
 
 def test_a_camera_is_read_live(monkeypatch: pytest.MonkeyPatch) -> None:
     device = ("testsrc2=size=96x64:rate=20", {"format": "lavfi"})
-    monkeypatch.setattr("vidseg.inference.video.camera", lambda number: device)
+    monkeypatch.setattr("vidseg.video.reader.camera", lambda number: device)
     with read_video(0, start=0.2, end=1.0, every=2) as reader:
         assert reader.is_live
         assert reader.num_frames is None
@@ -452,7 +452,7 @@ def test_a_disk_that_really_refuses(tmp_path: Path) -> None:
     program = """
 import resource, signal, sys
 import numpy as np
-from vidseg.inference.writer import VideoWriter
+from vidseg.video.writer import VideoWriter
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
 rng = np.random.default_rng(0)

@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-
 from settled import by_colour
+
 from vidseg.cli.scores import show_scores
 from vidseg.data.clip import Video, VideoDataset
-from vidseg.inference.evaluate import evaluate
-from vidseg.inference.figures import FIGURES, VSPW
+from vidseg.evaluation.datasets import evaluate
+from vidseg.evaluation.figures import FIGURES, VSPW
 from vidseg.metrics import VspwScore
 from vidseg.report.evaluation import evaluation_page
 

@@ -13,7 +13,8 @@ import torch
 
 import vidseg
 from vidseg import weights
-from vidseg.weights import Card, load_strictly, read_checkpoint, state_dict_of
+from vidseg.card import Card
+from vidseg.weights import load_strictly, read_checkpoint, state_dict_of
 
 
 def test_card_survives_json():

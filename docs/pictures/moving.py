@@ -10,7 +10,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from vidseg.inference.video import read_video
+from vidseg.video.reader import read_video
 
 FIRST_FRAME, NUM_FRAMES, EVERY, WIDTH = 0, 16, 1, 448
 

@@ -14,27 +14,29 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from vidseg import flow, losses, metrics
+    from vidseg.adapters.local_memory import LocalMemory as LocalMemory
+    from vidseg.adapters.per_frame import PerFrame
+    from vidseg.card import Card
+    from vidseg.classes import IGNORE
+    from vidseg.context import Prototypes
     from vidseg.inference.stream import FrameResult as FrameResult
     from vidseg.inference.stream import segment
-    from vidseg.layers.prototypes import Prototypes
-    from vidseg.local_memory import LocalMemory as LocalMemory
     from vidseg.methods import METHODS, create, load, load_official
-    from vidseg.segmenter import IGNORE, Memory, PerFrame, Segmentation, VideoSegmenter
-    from vidseg.weights import Card
+    from vidseg.segmenter import Memory, Segmentation, VideoSegmenter
 
 _HOMES = {
     "METHODS": "vidseg.methods",
     "create": "vidseg.methods",
     "load": "vidseg.methods",
     "load_official": "vidseg.methods",
-    "IGNORE": "vidseg.segmenter",
-    "LocalMemory": "vidseg.local_memory",
+    "IGNORE": "vidseg.classes",
+    "LocalMemory": "vidseg.adapters.local_memory",
     "Memory": "vidseg.segmenter",
-    "PerFrame": "vidseg.segmenter",
-    "Prototypes": "vidseg.layers.prototypes",
+    "PerFrame": "vidseg.adapters.per_frame",
+    "Prototypes": "vidseg.context",
     "Segmentation": "vidseg.segmenter",
     "VideoSegmenter": "vidseg.segmenter",
-    "Card": "vidseg.weights",
+    "Card": "vidseg.card",
     "segment": "vidseg.inference.stream",
     "FrameResult": "vidseg.inference.stream",
 }

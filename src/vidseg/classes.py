@@ -2,6 +2,9 @@
 
 from typing import NamedTuple
 
+IGNORE = 255
+"""The label of void: a pixel that no loss and no metric counts."""
+
 
 class ClassSet(NamedTuple):
     """Classes of a protocol.

@@ -5,6 +5,9 @@ from typing import Any
 
 from torch.utils import _pytree as pytree
 
+Size = tuple[int, int]
+"""(H, W) in pixels."""
+
 
 def register_value(cls: type, static: frozenset[str]) -> None:
     """Make a frozen dataclass a pytree whose leaves are all fields but the static ones.

@@ -2,18 +2,17 @@
 
 import pytest
 import torch
+from cffm_checkpoints import official
+from settled import count, settle
 from torch.nn import functional as F
 
 import vidseg
-from cffm_checkpoints import official
-from settled import count, settle
-from vidseg.feature_mining import CONSTANTS, START
 from vidseg.layers import windows
 from vidseg.layers.resize import largest_class
 from vidseg.layers.windows import WindowMining, key_rows, pad_to_windows, window_grid
 from vidseg.losses import clip_cross_entropy, cross_entropy
 from vidseg.methods import dead_keys
-from vidseg.methods.cffm import CFFM
+from vidseg.methods.cffm import CFFM, CONSTANTS, START
 
 DEAD_CLASSIFIER = 124 * 128 + 124
 

@@ -5,16 +5,15 @@ import math
 import numpy as np
 import pytest
 import torch
+from cffm_checkpoints import official
 from PIL import Image
+from settled import count, settle
 from torch import nn
 
 import vidseg
-from cffm_checkpoints import official
-from settled import count, settle
-from vidseg.feature_mining import CONSTANTS
 from vidseg.layers.prototypes import kmeans, move_centers, nearest, random_points, spread_points
 from vidseg.methods import dead_keys
-from vidseg.methods.cffm import CFFM
+from vidseg.methods.cffm import CFFM, CONSTANTS
 from vidseg.methods.cffmpp import CFFMPlus
 
 
@@ -364,7 +363,7 @@ def test_segment_looks_at_the_whole_video_first(tmp_path, length):
 
 
 def test_segment_refuses_what_cannot_be_read_twice(tmp_path):
-    from vidseg.inference.video import read_video
+    from vidseg.video.reader import read_video
 
     model = CFFMPlus.tiny(3)
     folder = write_video(tmp_path / "street", 2)

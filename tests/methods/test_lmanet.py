@@ -9,10 +9,10 @@ from torch import nn
 
 import vidseg
 from laws import check_laws
+from vidseg.adapters.local_memory import LocalMemorySegmenter
 from vidseg.data import drawn, preceding, spaced
 from vidseg.layers.gated_fusion import FUSIONS, REDUCED
 from vidseg.layers.local_attention import local_attention
-from vidseg.local_memory import LocalMemorySegmenter
 from vidseg.methods import dead_keys
 from vidseg.methods.lmanet import LMANet
 

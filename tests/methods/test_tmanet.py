@@ -9,9 +9,9 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import vidseg
-from vidseg.backbones.staged import Stages
 from vidseg.layers.memory_read import read_memory
 from vidseg.losses import cross_entropy
+from vidseg.methods.staged import Stages
 from vidseg.methods.tmanet import TMANet
 
 

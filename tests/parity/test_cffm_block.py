@@ -6,7 +6,6 @@ import pytest
 import torch
 from rules import clip, read_case, state_dict
 
-from vidseg.feature_mining import CONSTANTS, block_of
 from vidseg.layers.windows import (
     REFERENCE_LEVELS,
     WINDOW,
@@ -18,6 +17,7 @@ from vidseg.layers.windows import (
     rolled_index,
     window_grid,
 )
+from vidseg.methods.cffm import CONSTANTS, block_of
 from vidseg.weights import load_strictly
 
 PREFIX = "decode_head.decoder_focal.blocks.0."

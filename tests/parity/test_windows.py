@@ -5,7 +5,7 @@ import torch
 from rules import clip, read_case, state_dict
 
 import vidseg
-from vidseg.inference.sliding import SlidingWindow
+from vidseg.adapters.sliding import SlidingWindow
 
 
 @pytest.mark.parametrize("way", ["clip", "stream"])

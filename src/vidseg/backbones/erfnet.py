@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from vidseg.card import Card
 from vidseg.layers.conv_norm import conv_norm
-from vidseg.weights import Card
 
 ERFNET_CARD = Card(mean=(0.0, 0.0, 0.0), std=(255.0, 255.0, 255.0), size_multiple=8)
 """What the network takes: pixels in [0, 1], not normalised, at multiples of 8."""

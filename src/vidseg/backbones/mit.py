@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from vidseg.card import Card
 from vidseg.layers.drop_path import DropPath
-from vidseg.weights import Card
 
 MIT_CARD = Card(size_multiple=32)
 """What SegFormer's authors assume: ImageNet's normalisation, sides of a multiple of 32."""

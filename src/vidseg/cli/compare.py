@@ -12,7 +12,7 @@ import typer
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from vidseg.inference.comparison import Comparison, Estimate, Row
+    from vidseg.comparison.compare import Comparison, Estimate, Row
 
 
 def compare(
@@ -38,7 +38,7 @@ def compare(
     Example: vidseg compare scores/fcn scores/tmanet --out scores/comparison
     """
     from vidseg.cli.console import write_json
-    from vidseg.inference.comparison import compare as run
+    from vidseg.comparison.compare import compare as run
 
     comparison = run(runs, resamples=resamples, seed=seed)
     if out is not None:
@@ -64,7 +64,7 @@ def _save(comparison: Comparison, out: Path) -> None:
 
 def _show(comparison: Comparison, out: Path | None) -> None:
     from vidseg.cli.console import console
-    from vidseg.inference.figures import counted
+    from vidseg.evaluation.figures import counted
 
     console.print(f"{len(comparison.runs)} runs on {counted(comparison.num_videos, 'video')}")
     for label, run in zip(comparison.labels, comparison.runs, strict=True):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from vidseg.demo.run import Demo
+    from vidseg.demo.result import Demo
 
 
 def demo(

@@ -90,7 +90,7 @@ def _format_of(path: Path, picture: bool) -> str:
 
 
 def _is_picture(source: str) -> bool:
-    from vidseg.inference.sources import IMAGE_SUFFIXES
+    from vidseg.video.sources import IMAGE_SUFFIXES
 
     path = Path(source)
     return path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()
@@ -98,7 +98,7 @@ def _is_picture(source: str) -> bool:
 
 def _has_frames_in(source: str, folder: Path) -> bool:
     """Whether images that are the source, or match its pattern, lie in a folder."""
-    from vidseg.inference.sources import find_images
+    from vidseg.video.sources import find_images
 
     if "://" in source:
         return False

@@ -14,7 +14,7 @@ from vidseg.cli.options import Sliding, parse_options, parse_size, parse_sliding
 
 if TYPE_CHECKING:
     from vidseg.data import VideoDataset
-    from vidseg.inference.evaluation import Evaluation, Progress
+    from vidseg.evaluation.result import Evaluation, Progress
     from vidseg.segmenter import VideoSegmenter
 
 
@@ -161,7 +161,7 @@ def _flow(name: str, weights: Path | None, cache: Path | None, device: str | Non
 
 
 def _checked_tc(tc: str, flow: str) -> str:
-    from vidseg.inference.motion import VALID_OF
+    from vidseg.evaluation.motion import VALID_OF
     from vidseg.suggest import did_you_mean
 
     if tc not in VALID_OF:
@@ -204,7 +204,7 @@ def _open(
 
 
 def _run_model(network: VideoSegmenter, dataset: VideoDataset, **options: Any) -> Evaluation:
-    from vidseg.inference.evaluate import evaluate as run
+    from vidseg.evaluation.datasets import evaluate as run
 
     with ExitStack() as stack:
         return run(network, dataset, progress=shown(stack, "evaluating"), **options)
@@ -213,7 +213,7 @@ def _run_model(network: VideoSegmenter, dataset: VideoDataset, **options: Any) -
 def _run_videos(
     network: VideoSegmenter, videos: list[str], labels: list[Path], **options: Any
 ) -> Evaluation:
-    from vidseg.inference.videos import evaluate_videos
+    from vidseg.evaluation.videos import evaluate_videos
 
     if options["flow"] == "exact":
         raise ValueError(
@@ -225,7 +225,7 @@ def _run_videos(
 
 
 def _score(folder: Path, dataset: VideoDataset, **options: Any) -> Evaluation:
-    from vidseg.inference.predictions import evaluate_predictions
+    from vidseg.evaluation.predictions import evaluate_predictions
 
     with ExitStack() as stack:
         meter = shown(stack, "scoring")
@@ -254,7 +254,7 @@ def shown(stack: ExitStack, description: str, unit: str = "frames") -> Progress:
 
 
 def _sliding(text: str | None) -> Any:
-    from vidseg.inference.sliding import default_stride
+    from vidseg.adapters.sliding import default_stride
 
     if text is None:
         return None
@@ -279,8 +279,8 @@ def _save(
     samples: Any,
     command: str,
 ) -> None:
-    from vidseg.inference.writer import hold_interrupts
     from vidseg.report.evaluation import evaluation_page
+    from vidseg.video.writer import hold_interrupts
 
     def read_frame(frame: Any) -> Any:
         if frame.image is not None or dataset is None:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from vidseg.inference.evaluation import Evaluation
-    from vidseg.inference.figures import Figure
+    from vidseg.evaluation.figures import Figure
+    from vidseg.evaluation.result import Evaluation
 
 ROOM_FOR_WORDS = 112  # columns; a folded table is hard to read
 
@@ -23,7 +23,7 @@ def show_scores(name: str, evaluation: Evaluation, out: Path | None) -> None:
         out: where it was saved; None if it was not.
     """
     from vidseg.cli.console import console
-    from vidseg.inference.figures import figures_by, say_absent
+    from vidseg.evaluation.figures import figures_by, say_absent
 
     console.print(_headline(name, evaluation), markup=False, soft_wrap=True)
     _show_figures(evaluation)
@@ -40,7 +40,7 @@ def show_scores(name: str, evaluation: Evaluation, out: Path | None) -> None:
 
 
 def _headline(name: str, evaluation: Evaluation) -> str:
-    from vidseg.inference.figures import counted
+    from vidseg.evaluation.figures import counted
 
     videos = counted(len(evaluation.videos), "video")
     frames = counted(evaluation.num_frames, "frame")
@@ -54,7 +54,7 @@ def _show_figures(evaluation: Evaluation) -> None:
     from rich.table import Table
 
     from vidseg.cli.console import console
-    from vidseg.inference.figures import SECTIONS, figures_by
+    from vidseg.evaluation.figures import SECTIONS, figures_by
 
     figures = evaluation.figures
     table = Table(box=None, padding=(0, 2, 0, 0))
@@ -79,7 +79,7 @@ def _show_as_vspw(evaluation: Evaluation) -> None:
     from rich.table import Table
 
     from vidseg.cli.console import console
-    from vidseg.inference.figures import VSPW
+    from vidseg.evaluation.figures import VSPW
 
     table = Table(box=None, padding=(0, 2, 0, 0))
     table.add_column("as VSPW's tool counts")
@@ -94,7 +94,7 @@ def _show_classes(evaluation: Evaluation) -> None:
     from rich.table import Table
 
     from vidseg.cli.console import console
-    from vidseg.inference.figures import CLASS_FIGURES, OVER_CLASSES
+    from vidseg.evaluation.figures import CLASS_FIGURES, OVER_CLASSES
 
     columns = evaluation.total.class_figures()
     table = Table(box=None, padding=(0, 2, 0, 0))
@@ -111,7 +111,7 @@ def _show_classes(evaluation: Evaluation) -> None:
 
 
 def _conventions(evaluation: Evaluation) -> Iterable[str]:
-    from vidseg.inference.figures import counted
+    from vidseg.evaluation.figures import counted
 
     consistency = evaluation.protocols["consistency"]
     if evaluation.total.num_pairs:

@@ -176,13 +176,13 @@ def segment(
     Ctrl-C (or SIGTERM) stops early and leaves what is written so far as playable files (exit code
     130). A damaged file is segmented up to the damage, which is reported (exit code 1).
     """
+    from vidseg.adapters.sliding import SlidingWindow
     from vidseg.cli.console import console, errors
     from vidseg.cli.destinations import check_outputs, plan_outputs
-    from vidseg.inference.sliding import SlidingWindow
+    from vidseg.context import Prototypes
     from vidseg.inference.stream import segment as segment_video
-    from vidseg.inference.video import read_video
-    from vidseg.inference.writer import terminate_as_interrupt
-    from vidseg.layers.prototypes import Prototypes
+    from vidseg.video.reader import read_video
+    from vidseg.video.writer import terminate_as_interrupt
 
     paths = plan_outputs(source, out, formats or [])
     kept = _kept(save_context)
@@ -316,7 +316,7 @@ def _run(
 
 def _close(outputs: list[Output]) -> None:
     """Give every file its name; a second Ctrl-C waits until all have theirs."""
-    from vidseg.inference.writer import hold_interrupts
+    from vidseg.video.writer import hold_interrupts
 
     with hold_interrupts():
         try:
@@ -350,8 +350,8 @@ def _open_output(
     force: bool,
 ) -> Output:
     from vidseg.inference import outputs
-    from vidseg.inference.render import PICTURE_SUFFIXES
-    from vidseg.inference.writer import VideoWriter
+    from vidseg.video.render import PICTURE_SUFFIXES
+    from vidseg.video.writer import VideoWriter
 
     if kind == "npz":
         return outputs.LabelArchive(path)

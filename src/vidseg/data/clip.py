@@ -11,9 +11,9 @@ from statistics import median_low
 
 import numpy as np
 
+from vidseg.classes import IGNORE
 from vidseg.data.files import identity_table, map_values, read_indices, read_rgb
 from vidseg.data.windows import Drawn, Window
-from vidseg.segmenter import IGNORE
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from vidseg.atomic import replacing
-from vidseg.segmenter import IGNORE
+from vidseg.classes import IGNORE
 from vidseg.video.images import picture_files, read_image, read_values
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")

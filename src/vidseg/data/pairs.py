@@ -10,13 +10,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from vidseg.classes import IGNORE
 from vidseg.data.clip import Video, VideoDataset
 from vidseg.data.placement import Placement
 from vidseg.data.sampling import ClipDataset, permutation
 from vidseg.data.transforms import TrainTransform
 from vidseg.flow.estimator import FlowEstimator
 from vidseg.flow.warp import forward_backward_consistent
-from vidseg.segmenter import IGNORE
 
 # From the frame's file to the scores of a network for the whole frame, (C, h, w).
 ReadScores = Callable[[VideoDataset, Video, int], Tensor]

@@ -10,9 +10,9 @@ from typing import Literal
 import numpy as np
 import torch
 
+from vidseg.card import IMAGENET_MEAN, IMAGENET_STD, Card
+from vidseg.classes import IGNORE
 from vidseg.data.placement import Placement, mirror, scaling, shift
-from vidseg.segmenter import IGNORE
-from vidseg.weights import IMAGENET_MEAN, IMAGENET_STD, Card
 
 RGB = tuple[float, float, float]
 MAX_REDRAWS = 10

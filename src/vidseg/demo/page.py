@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from vidseg.data.clip import Video, VideoDataset
-from vidseg.inference.render import colourise, legend, overlay
-from vidseg.inference.writer import VideoWriter
 from vidseg.report import charts, html, pictures
+from vidseg.video.render import colourise, legend, overlay
+from vidseg.video.writer import VideoWriter
 
 if TYPE_CHECKING:
-    from vidseg.demo.run import Demo, Run
+    from vidseg.demo.result import Demo, Run
 
 PANEL_WIDTH_PX = 384
 CAPTIONS = ("frame", "truth", "per frame", "with memory")

@@ -9,7 +9,6 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -20,9 +19,9 @@ from vidseg import weights
 from vidseg.atomic import write_text
 from vidseg.data import VideoDataset, open_dataset
 from vidseg.demo.page import demo_page, write_overlay
-from vidseg.inference.evaluate import evaluate
-from vidseg.inference.evaluation import Evaluation, FrameFigures, Observed
-from vidseg.segmenter import VideoSegmenter
+from vidseg.demo.result import Demo, Run
+from vidseg.evaluation.datasets import evaluate
+from vidseg.evaluation.result import FrameFigures, Observed
 from vidseg.training.config import TrainingConfig
 from vidseg.training.loop import train
 from vidseg.training.recipe import load_config
@@ -47,67 +46,6 @@ class Stage(Protocol):
     ) -> AbstractContextManager[Meter]:
         """Begin a stage."""
         ...
-
-
-@dataclass
-class Run:
-    """One network of the demo and what became of it.
-
-    Attributes:
-        name: of the architecture.
-        model: the network, trained.
-        losses: (step, loss) over all of its training, the shared half included.
-        evaluation: figures on the held-out videos.
-        labels: its label maps by video and frame.
-    """
-
-    name: str
-    model: VideoSegmenter
-    losses: list[tuple[float, float]]
-    evaluation: Evaluation
-    labels: dict[tuple[str, int], np.ndarray]
-
-    @property
-    def parameters(self) -> int:
-        """Count, without the auxiliary head, which only training uses."""
-        named = self.model.named_parameters()
-        return sum(p.numel() for name, p in named if not name.startswith("auxiliary_head."))
-
-
-@dataclass(frozen=True)
-class Demo:
-    """What the demo leaves.
-
-    Attributes:
-        twin: the per-frame network.
-        video: the video network.
-        dataset: the held-out videos.
-        iterations: training steps of each network.
-        seed: of everything.
-        seconds: wall time of training and evaluation.
-    """
-
-    twin: Run
-    video: Run
-    dataset: VideoDataset
-    iterations: int
-    seed: int
-    seconds: float
-
-    def summary(self) -> dict[str, Any]:
-        """The figures as plain values."""
-
-        def of(run: Run) -> dict[str, Any]:
-            figures = run.evaluation.summary(run.name)
-            del figures["series"]
-            return {"parameters": run.parameters, **figures}
-
-        return {
-            "iterations_of_each": self.iterations,
-            "seed": self.seed,
-            "seconds": self.seconds,
-            **{run.name: of(run) for run in (self.twin, self.video)},
-        }
 
 
 def run_demo(

@@ -1,8 +1,8 @@
 """Running models on videos and data sets: streams, windows, pictures, scores."""
 
-from vidseg.inference.sliding import SlidingWindow
+from vidseg.adapters.sliding import SlidingWindow
 from vidseg.inference.stream import DamagedVideoWarning, FrameResult, SegmentedVideo, segment
-from vidseg.inference.video import Frame, FrameReader, VideoWriter, read_video
+from vidseg.video.reader import Frame, FrameReader, VideoWriter, read_video
 
 __all__ = [
     "DamagedVideoWarning",

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from vidseg.context import Prototypes
 from vidseg.data.clip import Video, VideoDataset
-from vidseg.layers.prototypes import Prototypes
 from vidseg.segmenter import VideoSegmenter
 
 See = Callable[[Tensor], Tensor]

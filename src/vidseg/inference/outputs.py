@@ -17,9 +17,9 @@ from typing import Any, Protocol
 import numpy as np
 from PIL import Image
 
-from vidseg.inference.render import label_picture, save_picture
 from vidseg.inference.stream import FrameResult
-from vidseg.inference.writer import VideoWriter, hold_interrupts
+from vidseg.video.render import label_picture, save_picture
+from vidseg.video.writer import VideoWriter, hold_interrupts
 
 
 class Output(Protocol):

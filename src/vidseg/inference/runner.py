@@ -8,12 +8,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from vidseg.adapters.sliding import SlidingWindow, sliding_name
+from vidseg.card import Card
 from vidseg.data.transforms import size_within
-from vidseg.inference.motion import Size
-from vidseg.inference.sliding import SlidingWindow, sliding_name
 from vidseg.inference.stream import now_s
 from vidseg.segmenter import Memory, Segmentation, VideoSegmenter
-from vidseg.weights import Card
+from vidseg.values import Size
 
 Precision = Literal["fp32", "bf16", "fp16"]
 

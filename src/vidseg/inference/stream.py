@@ -13,12 +13,12 @@ from typing import Any, Literal, Self
 import numpy as np
 import torch
 
-from vidseg.inference import render
+from vidseg.adapters.sliding import SlidingWindow
 from vidseg.inference.context import check_context, find_context, pick
-from vidseg.inference.cuts import CutDetector
-from vidseg.inference.sliding import SlidingWindow
-from vidseg.inference.video import Frame, FrameReader, read_video
 from vidseg.segmenter import VideoSegmenter
+from vidseg.video import render
+from vidseg.video.cuts import CutDetector
+from vidseg.video.reader import Frame, FrameReader, read_video
 
 
 class DamagedVideoWarning(UserWarning):

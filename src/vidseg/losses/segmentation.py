@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from vidseg.classes import IGNORE
 from vidseg.layers.resize import resize
-from vidseg.segmenter import IGNORE
 
 # fmt: off
 CITYSCAPES_CLASS_WEIGHTS = (

@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from vidseg.backbones import network_of
+from vidseg.card import Card
 from vidseg.classes import ClassSet
 from vidseg.hub import download
 from vidseg.methods.cffm import CFFM
@@ -22,7 +23,7 @@ from vidseg.methods.segformer import SegFormer
 from vidseg.methods.tmanet import TMANet
 from vidseg.segmenter import VideoSegmenter
 from vidseg.suggest import did_you_mean
-from vidseg.weights import Card, load_file, read_checkpoint, state_dict_of
+from vidseg.weights import load_file, read_checkpoint, state_dict_of
 
 log = logging.getLogger("vidseg.methods")
 

@@ -19,22 +19,22 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from vidseg.feature_mining import (
+from vidseg.context import Prototypes
+from vidseg.layers.mlp_decoder import PixelClassifier
+from vidseg.layers.prototypes import (
+    PrototypeAttention,
+    kmeans,
+    move_centers,
+    random_points,
+    spread_points,
+)
+from vidseg.methods.cffm import (
     FeatureMiningSegmenter,
     Fused,
     Mined,
     MinedMemory,
     at_stride_8,
     to_map,
-)
-from vidseg.layers.mlp_decoder import PixelClassifier
-from vidseg.layers.prototypes import (
-    PrototypeAttention,
-    Prototypes,
-    kmeans,
-    move_centers,
-    random_points,
-    spread_points,
 )
 from vidseg.segmenter import check_frames, check_range
 

@@ -9,8 +9,8 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from vidseg.backbones.staged import StagedSegmenter, Stages
 from vidseg.layers.heads import FCNHead
+from vidseg.methods.staged import StagedSegmenter, Stages
 
 
 class FCN(StagedSegmenter):

@@ -18,14 +18,15 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor, nn
 
+from vidseg.adapters.local_memory import LocalMemorySegmenter
 from vidseg.backbones import ERFNetEncoder, ResNet, build_backbone
 from vidseg.backbones.erfnet import ERFNET_CARD, ERFNetDecoder
+from vidseg.card import Card
 from vidseg.classes import CITYSCAPES_WITH_VOID, ClassSet
 from vidseg.layers.gated_fusion import FUSIONS, REDUCED
 from vidseg.layers.local_attention import Border
 from vidseg.layers.pyramid import PyramidPooling, pyramid_head
-from vidseg.local_memory import LocalMemorySegmenter
-from vidseg.weights import Card, load_strictly
+from vidseg.weights import load_strictly
 
 
 class LMANet(LocalMemorySegmenter):

@@ -9,9 +9,9 @@ from typing import Any, ClassVar, Self
 
 from torch import Tensor
 
-from vidseg.backbones.staged import StagedSegmenter, Stages
 from vidseg.classes import CAMVID, CITYSCAPES, ClassSet
 from vidseg.layers.pyramid import PyramidPooling, pyramid_head
+from vidseg.methods.staged import StagedSegmenter, Stages
 from vidseg.weights import load_strictly
 
 

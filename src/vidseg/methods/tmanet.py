@@ -20,10 +20,10 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor, nn
 
-from vidseg.backbones.staged import StagedSegmenter, Stages
 from vidseg.classes import CAMVID, CAMVID_WITH_VOID, CITYSCAPES, ClassSet
 from vidseg.layers.heads import Classifier, ConvBlock, FCNHead
 from vidseg.layers.memory_read import read_memory
+from vidseg.methods.staged import StagedSegmenter, Stages
 from vidseg.segmenter import Memory
 from vidseg.weights import load_strictly
 

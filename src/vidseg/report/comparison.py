@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from vidseg.inference.comparison import Comparison, Estimate, Row
+from vidseg.comparison.compare import Comparison, Estimate, Row
 from vidseg.report import charts, html
 
 MAX_CLASS_ROWS = 30

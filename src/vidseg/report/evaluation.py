@@ -5,8 +5,8 @@ from itertools import groupby
 
 import numpy as np
 
-from vidseg.inference.evaluation import Evaluation, FrameFigures
-from vidseg.inference.figures import CLASS_FIGURES, counted, figures_by, say_absent
+from vidseg.evaluation.figures import CLASS_FIGURES, counted, figures_by, say_absent
+from vidseg.evaluation.result import Evaluation, FrameFigures
 from vidseg.report import charts, html, pictures
 from vidseg.report.moments import FLICKERS, INACCURATE, SLOW, SPREAD, Moment, Samples
 

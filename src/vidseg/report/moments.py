@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from vidseg.data.clip import Video
-from vidseg.inference.evaluation import FrameFigures, Observed
+from vidseg.evaluation.result import FrameFigures, Observed
 from vidseg.report.pictures import shrink_image, shrink_labels, shrink_state
 
 FLICKERS, INACCURATE, SLOW, SPREAD = "flickers most", "least accurate", "slowest", "evenly spread"

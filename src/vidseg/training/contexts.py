@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
+from vidseg.context import Prototypes
 from vidseg.data import Video, VideoDataset
 from vidseg.inference.context import (
     VideoContexts,
@@ -18,7 +19,6 @@ from vidseg.inference.context import (
     read_context,
 )
 from vidseg.inference.runner import View
-from vidseg.layers.prototypes import Prototypes
 from vidseg.segmenter import VideoSegmenter
 from vidseg.training.config import TrainingConfig
 from vidseg.training.digest import digest

@@ -28,7 +28,6 @@ from vidseg.training.config import TrainingConfig
 from vidseg.training.contexts import Progress, training_contexts, validation_contexts
 from vidseg.training.devices import close_trackers, open_accelerator
 from vidseg.training.folder import Metrics, environment, prepare
-from vidseg.training.motion import Teacher, load_teacher
 from vidseg.training.optimiser import (
     average_decay,
     frozen_parts,
@@ -51,6 +50,7 @@ from vidseg.training.samples import (
 )
 from vidseg.training.schedule import make_schedule
 from vidseg.training.step import TrainingStep, build_model, draw_seed
+from vidseg.training.teacher import Teacher, load_teacher
 from vidseg.training.validation import open_validation, validate
 
 log = logging.getLogger("vidseg.training")

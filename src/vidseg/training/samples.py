@@ -40,7 +40,7 @@ from vidseg.training.config import (
     Source,
     TrainingConfig,
 )
-from vidseg.training.motion import saved_scores
+from vidseg.training.teacher import saved_scores
 
 log = logging.getLogger("vidseg.training")
 _ADVICE = "vidseg data check says what the files hold"

@@ -14,14 +14,15 @@ from torch import Tensor, nn
 
 from vidseg import methods, weights
 from vidseg.backbones.mobilenet import unfold_batch_norm
+from vidseg.context import Prototypes
 from vidseg.data import VideoDataset
-from vidseg.layers.prototypes import Prototypes
 from vidseg.losses.segmentation import cross_entropy, ohem_cross_entropy
 from vidseg.segmenter import Segmentation, VideoSegmenter
 from vidseg.training.config import LossConfig, ModelConfig, TrainingConfig
-from vidseg.training.motion import MotionTerms, Teacher, check_per_frame
+from vidseg.training.neighbour_terms import MotionTerms
 from vidseg.training.optimiser import frozen_parts, kept_statistics
 from vidseg.training.samples import plain_frames
+from vidseg.training.teacher import Teacher, check_per_frame
 
 log = logging.getLogger("vidseg.training")
 _NO_VARIANCE = "Expected more than 1 value per channel"  # torch's words

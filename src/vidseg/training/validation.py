@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 
 from vidseg.data import VideoDataset
-from vidseg.inference.evaluate import evaluate
-from vidseg.inference.evaluation import FrameFigures, Observed
-from vidseg.inference.labelled import labelled_frames
+from vidseg.evaluation.datasets import evaluate
+from vidseg.evaluation.result import FrameFigures, Observed
+from vidseg.evaluation.truth import labelled_frames
 from vidseg.segmenter import VideoSegmenter
 from vidseg.training.config import TrainingConfig
 from vidseg.training.contexts import SavedContexts

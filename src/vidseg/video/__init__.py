@@ -1,1 +1,1 @@
-"""Video and images in and out: files, folders, streams and cameras. It needs no torch."""
+"""Videos in and out: sources, packets, frames, sound, cuts, drawing. Needs no torch."""

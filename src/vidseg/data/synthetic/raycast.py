@@ -8,11 +8,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from vidseg.classes import IGNORE
 from vidseg.data.synthetic import street as streets
 from vidseg.data.synthetic.sprites import EMPTY, PAVEMENT, ROAD, Texture, grain
 from vidseg.data.synthetic.street import Camera, Pose, Wall
 from vidseg.data.synthetic.walls import LOOP_M
-from vidseg.segmenter import IGNORE
 
 NEAR_M, FAR_M = 0.6, 80.0
 SKY_M = 1e9

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from vidseg.inference.packets import DamagedError
+from vidseg.video.packets import DamagedError
 
 if TYPE_CHECKING:
     from av.container import InputContainer

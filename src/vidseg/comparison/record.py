@@ -9,14 +9,14 @@ from typing import Any
 
 import numpy as np
 
-from vidseg.inference.figures import WINDOWS_FRAMES
-from vidseg.inference.resampling import (
+from vidseg.comparison.bootstrap import (
     Sums,
     figures_of,
     pooled,
     sums_of_confusion,
     sums_of_consistency,
 )
+from vidseg.evaluation.figures import WINDOWS_FRAMES
 
 _REQUIRED = ("name", "figures", "classes", "videos", "conventions", "protocols")
 # What numpy and zipfile raise for a foreign or damaged file.
@@ -38,7 +38,7 @@ class SavedEvaluation:
         accuracy: what decides the accuracy figures.
         consistency: what decides the consistency figures: protocol, flow, what is valid.
         device: where it ran, None for saved label maps.
-        sums: (V, k) float64 each, as `vidseg.inference.resampling` names them.
+        sums: (V, k) float64 each, as `vidseg.comparison.bootstrap` names them.
         num_pairs: (V,) neighbouring frames that were compared for TC and flicker.
     """
 

@@ -2,7 +2,7 @@
 
 import torch
 
-from vidseg.feature_mining import CONSTANTS
+from vidseg.methods.cffm import CONSTANTS
 
 
 def official(model):

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from vidseg.inference.sound import SoundTrack
+from vidseg.video.sound import SoundTrack
 
 if TYPE_CHECKING:
     from av import VideoFrame
@@ -44,7 +44,7 @@ class VideoWriter:
 
     Example:
         >>> import tempfile
-        >>> from vidseg.inference.video import read_video
+        >>> from vidseg.video.reader import read_video
         >>> path = Path(tempfile.mkdtemp()) / "clip.mp4"
         >>> with VideoWriter(path, fps=25) as writer:
         ...     for shade in range(5):

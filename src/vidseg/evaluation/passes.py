@@ -9,11 +9,11 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 
 from vidseg.data.clip import Video, VideoDataset
+from vidseg.evaluation.result import Observed
+from vidseg.evaluation.truth import read_truth
 from vidseg.inference.context import VideoContexts
-from vidseg.inference.evaluation import Observed
-from vidseg.inference.labelled import read_truth
-from vidseg.inference.motion import Size
 from vidseg.inference.runner import Runner
+from vidseg.values import Size
 
 Item = TypeVar("Item")
 Made = TypeVar("Made")

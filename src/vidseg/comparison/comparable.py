@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from vidseg.inference.saved import SavedEvaluation
+from vidseg.comparison.record import SavedEvaluation
 
 _SHOWN = 5
 

@@ -11,17 +11,18 @@ from typing import Any, Literal, NamedTuple, get_args
 import torch
 
 from vidseg.data.clip import Video, VideoDataset
+from vidseg.evaluation.label_maps import LabelMaps
+from vidseg.evaluation.motion import open_motion
+from vidseg.evaluation.passes import Passes
+from vidseg.evaluation.result import Evaluation, Observed, Observer, Progress
+from vidseg.evaluation.scorer import Scorer
+from vidseg.evaluation.truth import check_score_size, dataset_conventions, labelled_frames
 from vidseg.flow.estimator import FlowEstimator
 from vidseg.inference.context import VideoContexts, check_contexts, context_name
-from vidseg.inference.evaluation import Evaluation, Observed, Observer, Progress
-from vidseg.inference.label_maps import LabelMaps
-from vidseg.inference.labelled import check_score_size, dataset_conventions, labelled_frames
-from vidseg.inference.motion import Size, open_motion
-from vidseg.inference.passes import Passes
 from vidseg.inference.runner import Precision, Runner, views
-from vidseg.inference.scoring import Scorer
 from vidseg.metrics.consistency import Protocol
 from vidseg.segmenter import VideoSegmenter
+from vidseg.values import Size
 
 
 def evaluate(

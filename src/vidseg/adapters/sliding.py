@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from vidseg.card import Card
 from vidseg.layers.resize import resize
 from vidseg.segmenter import Segmentation, VideoSegmenter
-from vidseg.weights import Card
 
 
 def window_starts(size: int, crop: int, stride: int) -> tuple[int, ...]:
@@ -64,7 +64,7 @@ class SlidingWindow(VideoSegmenter):
             the model's size rule.
 
     Example:
-        >>> from vidseg.segmenter import PerFrame
+        >>> from vidseg.adapters.per_frame import PerFrame
         >>> inner = PerFrame(torch.nn.Conv2d(3, 5, 1), num_classes=5)
         >>> model = SlidingWindow(inner, crop=(8, 8))
         >>> segmentation, memory = model.step(torch.zeros(1, 3, 12, 20))

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from vidseg.inference.figures import WINDOWS_FRAMES
+from vidseg.evaluation.figures import WINDOWS_FRAMES
 
 INTERVAL = 0.95
 MAX_NUMBERS = 4_000_000  # float64 held at once by a chunk of draws: 32 MB

@@ -14,6 +14,7 @@ from vidseg.flow.estimator import FlowEstimator
 from vidseg.flow.warp import forward_backward_consistent
 from vidseg.metrics.consistency import OFFICIAL_PROTOCOLS, Protocol
 from vidseg.suggest import did_you_mean
+from vidseg.values import Size
 
 TOLERANCE_PX = 1.5
 VALID_OF = {
@@ -22,7 +23,6 @@ VALID_OF = {
     "vspw-official": "everywhere; beyond the next frame is class 0",
 }
 """Which pixels a protocol counts, in words."""
-Size = tuple[int, int]
 
 
 class Motion(typing.Protocol):

@@ -9,19 +9,20 @@ import numpy as np
 
 from vidseg.data.clip import Video, VideoDataset
 from vidseg.data.files import read_indices
-from vidseg.flow.estimator import FlowEstimator
-from vidseg.inference.evaluation import SAVED_MAPS, Evaluation, Observed, Observer, Progress
-from vidseg.inference.label_maps import label_map_file
-from vidseg.inference.labelled import (
+from vidseg.evaluation.label_maps import label_map_file
+from vidseg.evaluation.motion import open_motion
+from vidseg.evaluation.result import SAVED_MAPS, Evaluation, Observed, Observer, Progress
+from vidseg.evaluation.scorer import Scorer
+from vidseg.evaluation.truth import (
     check_score_size,
     dataset_conventions,
     label_file,
     labelled_frames,
     read_truth,
 )
-from vidseg.inference.motion import Size, open_motion
-from vidseg.inference.scoring import Scorer
+from vidseg.flow.estimator import FlowEstimator
 from vidseg.metrics.consistency import Protocol
+from vidseg.values import Size
 
 
 def evaluate_predictions(

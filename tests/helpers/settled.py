@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from vidseg.segmenter import PerFrame
+from vidseg.adapters.per_frame import PerFrame
 
 
 def settle(model, seed=0):

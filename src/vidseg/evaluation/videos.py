@@ -12,18 +12,19 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from vidseg.adapters.sliding import SlidingWindow, sliding_name
 from vidseg.data.clip import Video, VideoDataset
+from vidseg.evaluation.motion import open_motion
+from vidseg.evaluation.result import Evaluation, Observed, Observer, Progress
+from vidseg.evaluation.scorer import Scorer
+from vidseg.evaluation.truth import dataset_conventions
 from vidseg.flow.estimator import FlowEstimator
 from vidseg.inference.context import check_contexts, context_name, read_context
-from vidseg.inference.evaluation import Evaluation, Observed, Observer, Progress
-from vidseg.inference.labelled import dataset_conventions
-from vidseg.inference.motion import Size, open_motion
-from vidseg.inference.scoring import Scorer
-from vidseg.inference.sliding import SlidingWindow, sliding_name
 from vidseg.inference.stream import FrameResult, classes_of, segment
-from vidseg.inference.video import FrameReader, read_video
 from vidseg.metrics.consistency import Protocol
 from vidseg.segmenter import VideoSegmenter
+from vidseg.values import Size
+from vidseg.video.reader import FrameReader, read_video
 
 
 def evaluate_videos(

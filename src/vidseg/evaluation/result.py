@@ -18,8 +18,8 @@ from torch import Tensor
 
 from vidseg.atomic import replacing, write_text
 from vidseg.data.clip import Video
-from vidseg.inference.counts import VideoCounts
-from vidseg.inference.figures import CLASS_FIGURES, FIGURES, OVER_CLASSES, WINDOWS_FRAMES
+from vidseg.evaluation.counts import VideoCounts
+from vidseg.evaluation.figures import CLASS_FIGURES, FIGURES, OVER_CLASSES, WINDOWS_FRAMES
 from vidseg.metrics.consistency import Protocol
 from vidseg.metrics.vspw import VspwScore
 

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 from vidseg.data.clip import IGNORE
-from vidseg.inference.figures import CLASS_FIGURES, WINDOWS_FRAMES
+from vidseg.evaluation.figures import CLASS_FIGURES, WINDOWS_FRAMES
 from vidseg.metrics.confusion import ConfusionMatrix
 from vidseg.metrics.consistency import OFFICIAL_PROTOCOLS, Protocol, TemporalConsistency
 from vidseg.metrics.official_consistency import OfficialTemporalConsistency

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from vidseg.data.clip import Video
-from vidseg.inference.render import label_picture, save_picture
+from vidseg.video.render import label_picture, save_picture
 
 _SHOWN = 3
 

@@ -8,20 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from vidseg.inference.comparable import (
-    check_same,
-    why_consistency_differs,
-    why_video_consistency_differs,
-)
-from vidseg.inference.figures import (
-    ACCURACY,
-    CONSISTENCY,
-    SPEED,
-    VIDEO_CONSISTENCY,
-    Figure,
-    figures_by,
-)
-from vidseg.inference.resampling import (
+from vidseg.comparison.bootstrap import (
     INTERVAL,
     chance_percent,
     figures_of,
@@ -29,7 +16,20 @@ from vidseg.inference.resampling import (
     pooled,
     resample,
 )
-from vidseg.inference.saved import SavedEvaluation, read_evaluation
+from vidseg.comparison.comparable import (
+    check_same,
+    why_consistency_differs,
+    why_video_consistency_differs,
+)
+from vidseg.comparison.record import SavedEvaluation, read_evaluation
+from vidseg.evaluation.figures import (
+    ACCURACY,
+    CONSISTENCY,
+    SPEED,
+    VIDEO_CONSISTENCY,
+    Figure,
+    figures_by,
+)
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """The two halves of an image model: named, checked, run.
 
-A method that works between encoder and decoder (`vidseg.local_memory`) takes the halves of a
-network that it did not make; what is wrong with them is said here, before the first frame.
+A method that works between encoder and decoder (`vidseg.adapters.local_memory`) takes the halves
+of a network that it did not make; what is wrong with them is said here, before the first frame.
 """
 
 import contextlib
@@ -11,7 +11,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from vidseg.segmenter import Memory, PerFrame, VideoSegmenter
+from vidseg.adapters.per_frame import PerFrame
+from vidseg.segmenter import Memory, VideoSegmenter
 
 Half = str | Callable[[Any, Any], Any]
 """A half of an image model: the name of a module in it, or a function of the model and the input.

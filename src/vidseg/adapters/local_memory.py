@@ -13,12 +13,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from vidseg.halves import Half, check_maps, check_part, explained, find_halves, run_half
+from vidseg.adapters.halves import Half, check_maps, check_part, explained, find_halves, run_half
+from vidseg.card import Card
 from vidseg.layers.gated_fusion import REDUCED
 from vidseg.layers.local_attention import Border
 from vidseg.layers.memory_attention import KeyValue, LocalMemoryAttention
 from vidseg.segmenter import Memory, VideoSegmenter
-from vidseg.weights import Card
 
 
 @dataclass(frozen=True)

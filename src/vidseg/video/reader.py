@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from vidseg.inference.packets import DEFAULT_RATE_HZ, DamagedError, PacketIndex, frames_from, scan
-from vidseg.inference.sources import camera, find_images, open_video, read_image
-from vidseg.inference.writer import MAX_FPS, VideoWriter
+from vidseg.video.packets import DEFAULT_RATE_HZ, DamagedError, PacketIndex, frames_from, scan
+from vidseg.video.sources import camera, find_images, open_video, read_image
+from vidseg.video.writer import MAX_FPS, VideoWriter
 
 if TYPE_CHECKING:
     from av import VideoFrame

@@ -10,8 +10,8 @@ import torch
 
 from vidseg.data.clip import Video, VideoDataset
 from vidseg.flow.estimator import FlowEstimator
-from vidseg.inference.motion import Size
 from vidseg.layers.resize import resize_labels
+from vidseg.values import Size
 
 
 def labelled_frames(

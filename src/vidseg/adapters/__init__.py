@@ -1,0 +1,1 @@
+"""Segmenters made of something else: image models, halves, a sliding window, a local memory."""

@@ -1,0 +1,1 @@
+"""Comparing two evaluations: their records, what makes them comparable, intervals."""

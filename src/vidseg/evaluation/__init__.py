@@ -1,0 +1,1 @@
+"""Scoring models and label maps against labels, and along the motion of a video."""
