@@ -249,6 +249,16 @@ def test_doctor_reports_versions_and_fails_for_what_is_missing(
     assert "pip install 'no-such-package>=1.0'" in out
 
 
+def test_doctor_advises_packages_that_pip_finds(run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """vidseg itself may be a checkout: `pip install vidseg[extra]` would look elsewhere."""
+    lines = ["numpy>=2.0", "no-such-package>=1.0; extra == 'wide'", "pillow>=11; extra == 'dev'"]
+    monkeypatch.setattr("importlib.metadata.requires", lambda name: lines)
+    code, out, _ = run("doctor", "--json")
+    assert code == 0
+    expected = "not installed: pip install 'no-such-package>=1.0'"
+    assert json.loads(out)["extras"] == {"wide": expected}
+
+
 @pytest.fixture(scope="module")
 def official_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A TMANet as its authors' program saves it: their key names, their metadata."""

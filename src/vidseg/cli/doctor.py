@@ -7,7 +7,10 @@ from typing import Annotated, Any
 
 import typer
 
-EXTRAS = {"flow": "torchvision", "timm": "timm", "transformers": "transformers"}
+# A line of the installed package's metadata: numpy>=2.0, or timm>=1.0.15; extra == 'timm'.
+_REQUIREMENT = re.compile(
+    r"(?P<name>[\w.-]+)(\[[\w,-]+\])?>=(?P<least>[\d.]+)(; extra == ['\"](?P<extra>[\w-]+)['\"])?"
+)
 VIDEO_CODECS = {
     "H.264, writing": ("libx264", "w"),
     "H.264, reading": ("h264", "r"),
@@ -59,7 +62,7 @@ def examine() -> dict[str, dict[str, Any]]:
         "packages": _required(),
         "torch": _devices(),
         "video (PyAV)": _codecs(),
-        "extras": {name: _extra(name, package) for name, package in EXTRAS.items()},
+        "extras": _extras(),
     }
 
 
@@ -69,10 +72,10 @@ def _required() -> dict[str, str]:
 
     found = {"vidseg": version("vidseg")}
     for line in requires("vidseg") or []:
-        requirement = re.fullmatch(r"([\w.-]+)>=([\d.]+)", line)  # others belong to an extra
-        if requirement is None:
+        requirement = _REQUIREMENT.fullmatch(line)
+        if requirement is None or requirement["extra"]:
             continue
-        name, least = requirement.groups()
+        name, least = requirement["name"], requirement["least"]
         try:
             installed = version(name)
         except PackageNotFoundError:
@@ -122,14 +125,35 @@ def _codecs() -> dict[str, str]:
     return found
 
 
-def _extra(name: str, package: str) -> str:
-    """Import it: torchvision's ordinary build is installed but fails beside a CPU-only torch."""
-    import importlib
+def _extras() -> dict[str, str]:
+    """The packages of each extra, imported: an installed torchvision fails beside a CPU-only torch.
 
-    try:
-        module = importlib.import_module(package)
-    except ModuleNotFoundError:
-        return f"not installed: pip install 'vidseg[{name}]'"
-    except (ImportError, RuntimeError) as error:
-        return f"{package} does not import beside this torch: {error}"
-    return f"{package} {module.__version__}"
+    The advice names the package itself, which pip finds wherever vidseg was installed from.
+    """
+    from importlib.metadata import requires
+
+    needed: dict[str, list[re.Match[str]]] = {}
+    for line in requires("vidseg") or []:
+        requirement = _REQUIREMENT.fullmatch(line)
+        if requirement is not None and requirement["extra"] not in (None, "dev"):
+            needed.setdefault(requirement["extra"], []).append(requirement)
+    return {extra: _found(packages) for extra, packages in needed.items()}
+
+
+def _found(packages: list[re.Match[str]]) -> str:
+    """The versions of an extra's packages, or the first of them that is missing or broken."""
+    import importlib
+    from importlib.metadata import version
+
+    found = []
+    for package in packages:
+        name = package["name"]
+        try:
+            importlib.import_module(name.replace("-", "_"))
+        except ModuleNotFoundError:
+            wanted = " ".join(f"'{p['name']}>={p['least']}'" for p in packages)
+            return f"not installed: pip install {wanted}"
+        except (ImportError, RuntimeError) as error:
+            return f"{name} does not import beside this torch: {error}"
+        found.append(f"{name} {version(name)}")
+    return ", ".join(found)

@@ -175,7 +175,7 @@ def _torchvision() -> Any:
         import torchvision.models.optical_flow  # pyright: ignore[reportMissingImports]
     except ModuleNotFoundError as error:
         raise ImportError(
-            "RAFT needs torchvision, which is not installed: pip install 'vidseg[flow]'; "
+            "RAFT needs torchvision, which is not installed: pip install torchvision; "
             'the flow "dis" needs nothing more'
         ) from error
     except (ImportError, RuntimeError) as error:
