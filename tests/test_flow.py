@@ -308,7 +308,7 @@ def test_flow_is_opened_by_name():
 
 def test_raft_without_torchvision_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "torchvision", None)
-    with pytest.raises(ImportError, match=r"pip install 'vidseg\[flow\]'"):
+    with pytest.raises(ImportError, match=r"pip install torchvision"):
         open_flow("raft-small", weights="raft.pth")
     with pytest.raises(ValueError, match="small, large"):
         RAFT("huge")  # type: ignore[arg-type]
