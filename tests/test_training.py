@@ -23,9 +23,9 @@ from vidseg.training.folder import Metrics, read_metrics
 from vidseg.training.loop import NonFiniteLoss, train
 from vidseg.training.optimiser import (
     average_decay,
+    open_average,
     parameter_groups,
     set_training,
-    update_average,
 )
 from vidseg.training.recipe import load_config
 from vidseg.training.samples import StepSampler, open_source, training_snippets, window_fps
@@ -205,13 +205,27 @@ def test_frozen_batch_norms_keep_their_statistics(freeze, training) -> None:
 
 
 def test_the_average_is_a_running_mean_of_weights_and_statistics() -> None:
-    average, model = Toy(), Toy()
-    before = average.state_dict()["backbone.0.weight"].clone()
-    model.backbone[1].num_batches_tracked.fill_(7)
-    update_average(average, model, 0.75)
-    expected = 0.75 * before + 0.25 * model.state_dict()["backbone.0.weight"]
-    torch.testing.assert_close(average.state_dict()["backbone.0.weight"], expected)
-    assert average.backbone[1].num_batches_tracked == 7
+    model = Toy()
+    expected = {name: value.clone() for name, value in model.state_dict().items()}
+    averaged = open_average(model, 0.5)
+    for step in range(12):
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.add_(torch.randn_like(parameter))
+        model.backbone[1].running_var.mul_(1.1)
+        model.backbone[1].num_batches_tracked.add_(1)
+        averaged.update_parameters(model)
+        decay = min(0.5, (1 + step) / (10 + step))
+        for name, value in model.state_dict().items():
+            floats = value.is_floating_point()
+            expected[name] = torch.lerp(expected[name], value, 1 - decay) if floats else value
+    found = averaged.module.state_dict()
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+    assert found["backbone.1.num_batches_tracked"] == 12
+    assert not any(parameter.requires_grad for parameter in averaged.module.parameters())
+
+
+def test_the_average_forgets_the_start() -> None:
     assert average_decay(0, 0.999) == 0.1
     assert average_decay(10**6, 0.999) == 0.999
 

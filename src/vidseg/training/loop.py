@@ -6,7 +6,6 @@ process). So a run that was killed and resumed ends with the very bits of one th
 """
 
 import contextlib
-import copy
 import json
 import logging
 import math
@@ -29,14 +28,13 @@ from vidseg.training.contexts import Progress, training_contexts, validation_con
 from vidseg.training.devices import close_trackers, open_accelerator
 from vidseg.training.folder import Metrics, environment, prepare
 from vidseg.training.optimiser import (
-    average_decay,
     frozen_parts,
     make_optimiser,
+    open_average,
     optimiser_state,
     parameter_groups,
     restore_optimiser,
     set_training,
-    update_average,
 )
 from vidseg.training.pace import Pace, StopSignal
 from vidseg.training.samples import (
@@ -181,7 +179,7 @@ class _Run:
             self.model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         self.averaged = None
         if config.ema is not None:
-            self.averaged = copy.deepcopy(self.model).eval().requires_grad_(False)
+            self.averaged = open_average(self.model, config.ema, step=self.start)
         self.loss = self._open_loss(teacher)
         groups, self.names = parameter_groups(self.loss, config.optimiser)
         optimiser = make_optimiser(groups, config.optimiser)
@@ -232,8 +230,8 @@ class _Run:
         self.optimiser.zero_grad()
         self.loss.after_step()
         self.schedule.note(step, sums["loss"])
-        if self.averaged is not None and config.ema is not None:
-            update_average(self.averaged, self.model, average_decay(step, config.ema))
+        if self.averaged is not None:
+            self.averaged.update_parameters(self.model)
         return {"step": step + 1, **sums, "lr": rate, "gradient_norm": norm}
 
     def note(self, record: dict[str, Any], report: Report | None, *, is_due: bool) -> None:
@@ -247,7 +245,7 @@ class _Run:
     def validate(self, done: int, report: Report | None) -> None:
         """Score the model in the main process; keep its weights if they are the best yet."""
         if self.accelerator.is_main_process:
-            model = self.model if self.averaged is None else self.averaged
+            model = self._kept_model
             with self.pace.paused():
                 figures = validate(
                     model, self.validation, self.config, self.folder, done, self.contexts
@@ -263,6 +261,15 @@ class _Run:
             self.metrics.write_csv()
         self.accelerator.wait_for_everyone()
 
+    @property
+    def _kept_model(self) -> VideoSegmenter:
+        """What is validated and kept: the averaged weights where there are any."""
+        if self.averaged is None:
+            return self.model
+        averaged = self.averaged.module
+        assert isinstance(averaged, VideoSegmenter), "it is a copy of the model"
+        return averaged
+
     def save(self, done: int) -> None:
         """Write a checkpoint: everything that the next step depends on."""
         if self.accelerator.is_main_process:
@@ -270,7 +277,7 @@ class _Run:
             state = {
                 "model": self.model.state_dict(),
                 "loss": self.loss.own_state(),
-                "averaged": None if self.averaged is None else self.averaged.state_dict(),
+                "averaged": None if self.averaged is None else self.averaged.module.state_dict(),
                 "optimiser": optimiser_state(self.optimiser.optimizer, self.names),
                 "scaler": None if scaler is None else scaler.state_dict(),
                 "schedule": self.schedule.state,
@@ -287,7 +294,7 @@ class _Run:
             self._export("last")
             self.metrics.write_csv()
         self.accelerator.wait_for_everyone()
-        model = self.model if self.averaged is None else self.averaged
+        model = self._kept_model
         name = "last" if self.best is None else "best"
         path = self.folder / f"{name}.safetensors"
         return Trained(model.eval(), self.folder, path, self.best or {})
@@ -358,7 +365,7 @@ class _Run:
     def _restore(self, state: dict[str, Any], optimiser: torch.optim.Optimizer) -> None:
         self.loss.restore(state.get("loss", {}))
         if self.averaged is not None:
-            self.averaged.load_state_dict(state["averaged"] or state["model"])
+            self.averaged.module.load_state_dict(state["averaged"] or state["model"])
         self.schedule.restore(state.get("schedule", {}))
         restore_optimiser(optimiser, self.names, state["optimiser"])
 
@@ -400,7 +407,7 @@ class _Run:
 
     def _export(self, name: str) -> None:
         """Write weights with their card, which `vidseg.load` reads."""
-        model = self.model if self.averaged is None else self.averaged
+        model = self._kept_model
         best = self.best if name == "best" and self.best is not None else {}
         figures = {k: v for k, v in best.items() if v == v}  # JSON has no NaN
         path = self.folder / f"{name}.safetensors"

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
+from torch.optim.swa_utils import AveragedModel
 
 from vidseg.segmenter import VideoSegmenter
 from vidseg.training.config import FreezeConfig, OptimiserConfig
@@ -142,12 +143,31 @@ def average_decay(step: int, decay: float) -> float:
     return min(decay, (1 + step) / (10 + step))
 
 
-@torch.no_grad()
-def update_average(average: nn.Module, model: nn.Module, decay: float) -> None:
-    """average = decay * average + (1 - decay) * model; counts are copied."""
-    ours, theirs = average.state_dict(), model.state_dict()
-    for name, value in ours.items():
-        if value.is_floating_point():
-            value.lerp_(theirs[name], 1 - decay)
-        else:
-            value.copy_(theirs[name])
+def open_average(model: nn.Module, decay: float, *, step: int = 0) -> AveragedModel:
+    """Average the weights and the statistics of a model over its steps: call `update_parameters`.
+
+    After each step average = d * average + (1 - d) * model, where d is `average_decay`; integers
+    (numbers of batches) are copied. The start counts: the average begins as the weights before the
+    first step.
+
+    Args:
+        model: as it is before the first step; `module` of what is returned is a frozen copy of it.
+        decay: of the average, after the start.
+        step: steps done; the caller then loads the average of these into `module`.
+    """
+
+    @torch.no_grad()
+    def average(
+        ours: Sequence[Tensor], theirs: Sequence[Tensor], num_averaged: Tensor | int
+    ) -> None:
+        weight = 1 - average_decay(int(num_averaged) - 1, decay)
+        for own, new in zip(ours, theirs, strict=True):
+            if own.is_floating_point():
+                own.lerp_(new, weight)
+            else:
+                own.copy_(new)
+
+    averaged = AveragedModel(model, multi_avg_fn=average, use_buffers=True)
+    averaged.module.eval().requires_grad_(False)
+    averaged.n_averaged.fill_(step + 1)
+    return averaged
