@@ -10,14 +10,14 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from command_line import run
+from small_runs import VALUES, config_with
 from torch import nn
 
 import vidseg
 import vidseg.training.devices as devices_module
 import vidseg.training.loop as loop_module
 import vidseg.training.step as step_module
-from command_line import run
-from small_runs import VALUES, config_with
 from vidseg.training.config import OptimiserConfig
 from vidseg.training.folder import Metrics, read_metrics
 from vidseg.training.loop import NonFiniteLoss, train
