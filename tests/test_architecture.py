@@ -23,7 +23,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 
 # A part imports parts of its own floor or below. The first name after `vidseg.` is the part.
 FLOORS = [
-    {"atomic", "classes", "hub", "suggest", "timing", "values"},
+    {"atomic", "classes", "hub", "precision", "suggest", "timing", "values"},
     {"layers", "card", "weights", "context", "video"},
     {"segmenter", "backbones", "flow"},
     {"losses", "metrics"},

@@ -7,17 +7,18 @@ median of those is what `Benchmark.ratio` gives.
 import copy
 import math
 import statistics
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from vidseg.layers.resize import resize
+from vidseg.precision import Precision, autocast, check_precision
 from vidseg.segmenter import Memory, Segmentation, VideoSegmenter
 from vidseg.timing import Side, Timing, time_in_turns
 
@@ -114,7 +115,7 @@ def benchmark(
     num_frames: int = 10,
     warm_up: int = 2,
     device: torch.device | str = "cpu",
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32",
+    precision: Precision = "fp32",
     progress: Callable[[int, int], None] | None = None,
 ) -> Benchmark:
     """Measure a model on noise, batch 1, beside its alternatives.
@@ -146,7 +147,7 @@ def benchmark(
     for network in (model, twin):
         if network is not None:
             network.for_inference(device)
-    with torch.inference_mode(), _autocast(device, precision):
+    with torch.inference_mode(), autocast(device, precision):
         sides = _sides(model, twin, size, device, _finish(labels))
         plainly = _finish(labels, is_written=True)
         if written is not None:
@@ -266,15 +267,6 @@ def _ratio(theirs: Sequence[float], ours: Sequence[float]) -> float:
     return statistics.median(one / other if other else math.inf for one, other in pairs)
 
 
-@contextmanager
-def _autocast(device: torch.device, precision: str) -> Iterator[None]:
-    if precision == "fp32":
-        yield
-        return
-    with torch.autocast(device.type, torch.bfloat16 if precision == "bf16" else torch.float16):
-        yield
-
-
 def _context_of(model: VideoSegmenter, size: tuple[int, int]) -> Any:
     """What a model that is not causal knows of a video; nothing for all others."""
     if model.causal:
@@ -328,5 +320,4 @@ def _check(
         raise ValueError(f"num_frames must be 1..{MAX_FRAMES}, got {num_frames}")
     if warm_up < 0:
         raise ValueError(f"warm_up must be 0 or more, got {warm_up}")
-    if precision not in ("fp32", "bf16", "fp16"):
-        raise ValueError(f"precision must be fp32, bf16 or fp16, got {precision!r}")
+    check_precision(precision)

@@ -124,6 +124,13 @@ def peak_extra_bytes(run: Side, device: torch.device) -> int | None:
         return None
 
 
+def now_s(device: torch.device) -> float:
+    """Seconds on a clock, once the device has done what it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
+
+
 def _rotated(names: list[str], turn: int) -> list[str]:
     """Another side goes first each turn, so that none always runs in the wake of the same one."""
     first = turn % len(names)
@@ -132,16 +139,9 @@ def _rotated(names: list[str], turn: int) -> list[str]:
 
 def _timed_ms(run: Side, device: torch.device) -> tuple[float, float]:
     """Wall time and processor time of one call, in milliseconds."""
-    _synchronise(device)
-    begin_s, cpu_begin_s = time.perf_counter(), time.process_time()
+    begin_s, cpu_begin_s = now_s(device), time.process_time()
     run()
-    _synchronise(device)
-    return 1e3 * (time.perf_counter() - begin_s), 1e3 * (time.process_time() - cpu_begin_s)
-
-
-def _synchronise(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+    return 1e3 * (now_s(device) - begin_s), 1e3 * (time.process_time() - cpu_begin_s)
 
 
 def _resident_bytes(name: str) -> int:

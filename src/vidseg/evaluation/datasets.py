@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple
 
 import torch
 
@@ -19,8 +19,9 @@ from vidseg.evaluation.scorer import Scorer
 from vidseg.evaluation.truth import check_score_size, dataset_conventions, labelled_frames
 from vidseg.flow.estimator import FlowEstimator
 from vidseg.inference.context import VideoContexts, check_contexts, context_name
-from vidseg.inference.runner import Precision, Runner, views
+from vidseg.inference.runner import Runner, views
 from vidseg.metrics.consistency import Protocol
+from vidseg.precision import Precision, check_precision
 from vidseg.segmenter import VideoSegmenter
 from vidseg.values import Size
 
@@ -198,10 +199,7 @@ def _planned(
 def _check_options(
     precision: str, batch_size: int, scales: Sequence[float], fit: Size | None
 ) -> None:
-    if precision not in get_args(Precision):
-        raise ValueError(
-            f"precision must be one of {', '.join(get_args(Precision))}, got {precision!r}"
-        )
+    check_precision(precision)
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}")
     if not scales or any(not 0 < scale <= 8 for scale in scales):

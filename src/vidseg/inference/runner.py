@@ -1,8 +1,7 @@
 """A model that labels frames as an evaluation asks: views, precision, sliding windows, time."""
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -11,11 +10,10 @@ from torch import Tensor
 from vidseg.adapters.sliding import SlidingWindow, sliding_name
 from vidseg.card import Card
 from vidseg.data.transforms import size_within
-from vidseg.inference.stream import now_s
+from vidseg.precision import Precision, autocast
 from vidseg.segmenter import Memory, Segmentation, VideoSegmenter
+from vidseg.timing import now_s
 from vidseg.values import Size
-
-Precision = Literal["fp32", "bf16", "fp16"]
 
 
 class View(NamedTuple):
@@ -116,7 +114,7 @@ class Runner:
         begin_s = now_s(self.device)
         begun = memories or (None,) * len(self.views)
         for view, memory, context in zip(self.views, begun, contexts, strict=True):
-            with self._autocast():
+            with autocast(self.device, self.precision):
                 segmentation, memory = self.model(
                     view.see(frames, self.card),
                     memory,
@@ -144,9 +142,3 @@ class Runner:
         if self.void_to is not None:
             labels = labels.masked_fill(labels == self.last_class, self.void_to)
         return labels.to(torch.uint8).cpu().numpy()
-
-    def _autocast(self) -> AbstractContextManager[Any]:
-        if self.precision == "fp32":
-            return nullcontext()
-        dtype = torch.bfloat16 if self.precision == "bf16" else torch.float16
-        return torch.autocast(self.device.type, dtype=dtype)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
@@ -16,6 +15,7 @@ import torch
 from vidseg.adapters.sliding import SlidingWindow
 from vidseg.inference.context import check_context, find_context, pick
 from vidseg.segmenter import VideoSegmenter
+from vidseg.timing import now_s
 from vidseg.video import render
 from vidseg.video.cuts import CutDetector
 from vidseg.video.reader import Frame, FrameReader, read_video
@@ -351,10 +351,3 @@ class _Runner:
             ms = 1e3 * (now_s(self.device) - begin_s) / len(images)
             labels = segmentation.labels((images.shape[1], images.shape[2]))
             return list(labels[0].to(torch.uint8).cpu().numpy()), memory, ms
-
-
-def now_s(device: torch.device) -> float:
-    """Seconds on a clock, once the device has done what it was given."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter()

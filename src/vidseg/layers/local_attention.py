@@ -11,13 +11,14 @@ frames and columns of the halo, in this order.
 
 import math
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from vidseg.precision import without_autocast
 
 Border = Literal["zero", "mask"]
 
@@ -67,7 +68,8 @@ def local_attention(
         raise ValueError(f'border must be "zero" or "mask", got {border!r}')
     tiling = _Tiling(query.shape[2], query.shape[3], radius_px, keys.shape[1])
     precise = torch.float64 if query.dtype == torch.float64 else torch.float32
-    with _without_autocast(query.device.type):
+    # Scores reach the hundreds, where a half has no digits left for the softmax.
+    with without_autocast(query.device.type):
         query, keys = query.to(precise), keys.to(precise)
         constant = None if constant is None else constant.to(precise)
         samples, columns, channels = tiling.parts(query, values)
@@ -290,13 +292,6 @@ def _read(weights: Iterator[Tensor], values: Tensor, strip: _Tiling, channels: i
         ]
         sums.append(strip.join(rows, len(values)))
     return sums[0] if len(sums) == 1 else torch.cat(sums, 3)
-
-
-def _without_autocast(device: str) -> AbstractContextManager[object]:
-    """Scores reach the hundreds, where a half has no digits left for the softmax."""
-    if device != "meta" and torch.is_autocast_enabled(device):
-        return torch.autocast(device, enabled=False)
-    return nullcontext()
 
 
 def _check(query: Tensor, keys: Tensor, values: Tensor, radius_px: int) -> None:

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from vidseg.precision import without_autocast
+
 
 @contextlib.contextmanager
 def _full_precision(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
@@ -21,9 +23,7 @@ def _full_precision(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
     Sums over a whole frame leave the range of float16, and a mean that forgets slowly moves by less
     than the spacing of bfloat16.
     """
-    kind = tensors[0].device.type
-    is_cast = torch.amp.is_autocast_available(kind)  # not on "meta"
-    with torch.autocast(kind, enabled=False) if is_cast else contextlib.nullcontext():
+    with without_autocast(tensors[0].device.type):
         yield tuple(x.to(torch.promote_types(x.dtype, torch.float32)) for x in tensors)
 
 

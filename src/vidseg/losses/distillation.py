@@ -22,6 +22,7 @@ from torch.nn import functional as F
 
 from vidseg.layers.conv_lstm import ConvLSTM, ConvLSTMState
 from vidseg.layers.resize import resize
+from vidseg.precision import without_autocast
 
 # Legend: N batch, D channels, P = h * w pixels, R rows of an affinity matrix.
 
@@ -248,7 +249,7 @@ class MultiFrameDependency(nn.Module):
                 f'{teachers[0].shape[1]} channels; use of="similarity"'
             )
         # Half precision would round what is subtracted next.
-        with torch.autocast(students[0].device.type, enabled=False):
+        with without_autocast(students[0].device.type):
             student, teacher = self.embed(students), self.embed(teachers)
         distance = F.mse_loss(student.cell, teacher.cell)
         if self.of == "similarity":
@@ -339,7 +340,7 @@ class _AffinityDistance(torch.autograd.Function):
 
 def _affinity_distance(x_NDP: Tensor, y_NDP: Tensor, u_NDP: Tensor, v_NDP: Tensor) -> Tensor:
     # Half precision would round what is subtracted next.
-    with torch.autocast(x_NDP.device.type, enabled=False):
+    with without_autocast(x_NDP.device.type):
         return _AffinityDistance.apply(x_NDP, y_NDP, u_NDP, v_NDP)
 
 

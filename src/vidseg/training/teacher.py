@@ -1,10 +1,8 @@
 """The frozen network that a student copies: asked in training, or its scores read from files."""
 
-import contextlib
 import logging
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -14,6 +12,7 @@ from vidseg import methods
 from vidseg.atomic import replacing
 from vidseg.data import Video, VideoDataset
 from vidseg.data.transforms import resize_image, size_within
+from vidseg.precision import Precision, autocast
 from vidseg.segmenter import Segmentation, VideoSegmenter
 from vidseg.training.config import DistillationConfig
 from vidseg.training.digest import digest
@@ -33,7 +32,9 @@ class Teacher:
         ValueError: the classes differ, or the teacher needs more than one frame.
     """
 
-    def __init__(self, model: VideoSegmenter, student: VideoSegmenter, precision: str) -> None:
+    def __init__(
+        self, model: VideoSegmenter, student: VideoSegmenter, precision: Precision
+    ) -> None:
         names = [[name.casefold() for name in side.card.classes] for side in (model, student)]
         if model.num_classes != student.num_classes or (all(names) and names[0] != names[1]):
             raise ValueError(
@@ -42,7 +43,7 @@ class Teacher:
             )
         check_per_frame(model, "a teacher")
         self.model = model.eval().requires_grad_(False)
-        self.precision = precision
+        self.precision: Precision = precision
         ours, theirs = student.card, model.card
         # Frames come normalised for the student: x * scale + shift is normalised for the teacher.
         scale = [ours.std[c] / theirs.std[c] for c in range(3)]
@@ -56,7 +57,7 @@ class Teacher:
         if self._affine is not None:
             scale, shift = (v.to(frames.device).view(3, 1, 1) for v in self._affine)
             frames = frames * scale + shift
-        with _autocast(frames.device, self.precision):
+        with autocast(frames.device, self.precision):
             segmentation, _ = self.model(frames, aux=True)
         return segmentation
 
@@ -82,7 +83,7 @@ class SavedScores:
     def _path(self, video: Video, index: int) -> Path:
         return self.folder / video.name / f"{video.frames[index].stem}.npy"
 
-    def fill(self, dataset: VideoDataset, teacher: VideoSegmenter, precision: str) -> None:
+    def fill(self, dataset: VideoDataset, teacher: VideoSegmenter, precision: Precision) -> None:
         """Score every frame that is not there yet.
 
         Raises:
@@ -103,7 +104,7 @@ class SavedScores:
                 image = resize_image(image, size_within(image.shape[:2], self.base_size))
             normalised = teacher.card.normalise(torch.tensor(image, device=device)[None, None])
             frames = teacher.card.fit(normalised)
-            with torch.inference_mode(), _autocast(device, precision):
+            with torch.inference_mode(), autocast(device, precision):
                 segmentation, _ = teacher(frames)
             path = self._path(video, index)
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -140,10 +141,3 @@ def check_per_frame(model: VideoSegmenter, what: str) -> None:
 def _classes(model: VideoSegmenter) -> str:
     names = f" ({', '.join(model.card.classes)})" if model.card.classes else ""
     return f"{model.num_classes} classes{names}"
-
-
-def _autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager[Any]:
-    if precision == "fp32":
-        return torch.autocast(device.type, enabled=False)
-    dtype = torch.bfloat16 if precision == "bf16" else torch.float16
-    return torch.autocast(device.type, dtype=dtype)
