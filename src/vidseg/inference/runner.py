@@ -65,7 +65,7 @@ class Runner:
         self.sliding = sliding
         self.window_frames = model.window_frames
         self.device = device
-        self.precision = precision
+        self.precision: Precision = precision
         self.views = views
         self._passes: list[tuple[float, int]] = []
 
