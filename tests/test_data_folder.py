@@ -125,11 +125,97 @@ def test_frames_need_numbers_of_their_own(tmp_path: Path, stems: list[str]):
         ('{"classes": {"a": [0, 0, 0], "a": [1, 1, 1]}}', r"\['a'\] given twice"),
         ('{"classes": {"road": [0, 0, 0]}, "fsp": 3}', "unknown key 'fsp'; did you mean 'fps'"),
         ('{"classes": {"road": [0, 0, 0]}, "fps": 0}', "fps must be a number above 0, got 0"),
-        ('{"classes": {"road": [0, 0, 0]}, "ignore": 0}', r"must lie in 1..255, .* got \[0\]"),
+        ('{"classes": {"road": [0, 0, 0]}, "ignore": 0}', r"must lie in 1..65535, .* got \[0\]"),
         ('{"classes": {"road": [0, 0, 0]}, "ignore": ["x"]}', "colour of 'ignore' must be"),
     ],
 )
 def test_a_malformed_classes_json_is_explained(tmp_path: Path, content: str, message: str):
     (tmp_path / "classes.json").write_text(content)
     with pytest.raises(ValueError, match=message):
+        open_dataset("folder", tmp_path, "train")
+
+
+@pytest.mark.parametrize("suffix", ["PNG", "tif", "TIFF", "bmp", "gif"])
+def test_masks_of_other_suffixes_are_read(root: Path, suffix: str):
+    masks = root / "train" / "yard" / "masks"
+    picture = Image.fromarray(np.array([[0, 1, 255]], np.uint8))
+    picture.save(masks / f"11.{suffix}")
+    (masks.parent / "frames" / "100.jpg").rename(masks.parent / "frames" / "100.JPG")
+    dataset = open_dataset("folder", root, "train")
+    assert (dataset.num_frames, dataset.num_labelled) == (8, 4)
+    assert dataset.read_label(masks / f"11.{suffix}").tolist() == [[0, 1, 255]]
+    assert dataset.passed_over == ()
+
+
+def test_masks_that_cannot_be_read_are_named(root: Path):
+    masks = root / "train" / "yard" / "masks"
+    Image.new("L", (8, 6)).save(masks / "11.jpg")
+    dataset = open_dataset("folder", root, "train")
+    with pytest.raises(ValueError, match=r"11\.jpg is a JPEG"):
+        dataset.read_label(masks / "11.jpg")
+    (masks / "11.jpg").rename(masks / "11.npy")
+    with pytest.raises(ValueError, match=r"masks/11\.npy is no picture that is read"):
+        open_dataset("folder", root, "train")
+    (masks / "11.npy").unlink()
+    for suffix in ("bmp", "tif"):
+        Image.new("L", (8, 6)).save(masks / f"11.{suffix}")
+    with pytest.raises(ValueError, match=r"are masks of one frame; keep one"):
+        open_dataset("folder", root, "train")
+
+
+def test_what_is_not_read_is_known(root: Path):
+    yard = root / "train" / "yard"
+    (yard / "labels").mkdir()
+    (yard / "masks" / "notes.txt").write_text("x")
+    (yard / "masks" / "10.json").write_text("{}")
+    Image.new("L", (8, 6)).save(yard / "masks" / "10.bmp")
+    dataset = open_dataset("folder", root, "train")
+    assert sorted(path.name for path in dataset.passed_over) == [
+        "10.bmp",
+        "10.json",
+        "labels",
+        "notes.txt",
+    ]
+
+
+def test_what_systems_leave_behind_is_passed_over(root: Path):
+    before = open_dataset("folder", root, "train").videos
+    yard = root / "train" / "yard"
+    for folder in (root, root / "train", yard, yard / "frames", yard / "masks"):
+        for name in (".ipynb_checkpoints", "__MACOSX", "@eaDir"):
+            (folder / name).mkdir()
+            (folder / name / "x.png").write_bytes(b"x")
+        for name in (".DS_Store", "Thumbs.db", "desktop.ini", "._10.png", "._10.jpg"):
+            (folder / name).write_bytes(b"x")
+    dataset = open_dataset("folder", root, "train")
+    assert (dataset.videos, dataset.passed_over) == (before, ())
+
+
+@pytest.mark.parametrize(
+    ("stems", "numbers", "fps"),
+    [
+        (["10", "8", "9"], (8, 9, 10), 25.0),
+        (["0.04", "0.08", "0.12", "0.1"], (4, 8, 10, 12), 50.0),
+        (["1690000000.25", "1690000000.5", "1690000000.0", "1690000000.75"], None, 4.0),
+        (["seq1.0001", "seq1.0002", "seq1.0003"], (1, 2, 3), 25.0),
+        (["1.9", "1.10", "1.11"], (9, 10, 11), 25.0),
+        (["t_0.5", "t_0.25", "t_0.75"], (25, 50, 75), 4.0),
+    ],
+)
+def test_numbers_and_times_in_names(tmp_path: Path, stems, numbers, fps):
+    describe(tmp_path, fps=25)
+    make_video(tmp_path, "v", stems, stems[:1])
+    (video,) = open_dataset("folder", tmp_path, "train").videos
+    assert video.fps == fps
+    if numbers is not None:
+        assert video.numbers == numbers
+    stems_in_time = [path.stem for path in video.frames]
+    if fps != 25.0:
+        assert stems_in_time == sorted(stems, key=lambda stem: float(stem.removeprefix("t_")))
+
+
+def test_a_video_without_a_folder_of_its_own_is_explained(tmp_path: Path):
+    describe(tmp_path)
+    (tmp_path / "train" / "frames").mkdir(parents=True)
+    with pytest.raises(FileNotFoundError, match="a folder for each video lies between"):
         open_dataset("folder", tmp_path, "train")

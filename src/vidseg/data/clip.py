@@ -13,6 +13,7 @@ import numpy as np
 
 from vidseg.classes import IGNORE
 from vidseg.data.files import identity_table, map_values, read_indices, read_rgb
+from vidseg.data.label_code import LabelCode
 from vidseg.data.windows import Drawn, Window
 
 
@@ -168,6 +169,7 @@ class VideoDataset:
         *,
         label_table: np.ndarray | None = None,
         void_is_error: bool = False,
+        code: LabelCode | None = None,
     ) -> None:
         """Collect videos.
 
@@ -179,6 +181,7 @@ class VideoDataset:
             label_table: (256,) the label index of each value in a label file, -1 for values that
                 must not occur; None if files hold the indices themselves and 255 is ignored.
             void_is_error: see the class.
+            code: reads label files that may have palettes and colours, instead of `label_table`.
 
         Raises:
             ValueError: no video, a name used twice, or palette and classes disagree.
@@ -199,6 +202,7 @@ class VideoDataset:
                 f"{name}: palette must be ({len(self.classes)}, 3), one colour per class, "
                 f"got {self.palette.shape}"
             )
+        self.code = code
         self.label_table = identity_table(len(self.classes)) if label_table is None else label_table
 
     @property
@@ -227,6 +231,8 @@ class VideoDataset:
             ValueError: the file holds a value that is no class (the message names both), is in
                 colour, or cannot be read.
         """
+        if self.code is not None:
+            return self.code.read(path)
         return map_values(read_indices(path), self.table_for(path), path, self.num_classes)
 
     def table_for(self, path: Path) -> np.ndarray:

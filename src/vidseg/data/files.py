@@ -10,9 +10,14 @@ import numpy as np
 
 from vidseg.atomic import replacing
 from vidseg.classes import IGNORE
-from vidseg.video.images import picture_files, read_image, read_values
+from vidseg.video.images import (
+    IMAGE_SUFFIXES,
+    in_order,
+    picture_files,
+    read_image,
+    read_values,
+)
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
 Colour = tuple[int, int, int]
 
 
@@ -59,9 +64,14 @@ def _read(path: Path, what: str, read: Callable[[Path], np.ndarray]) -> np.ndarr
     try:
         return read(path)
     except FileNotFoundError:
-        raise FileNotFoundError(
-            f"{what} {path} does not exist; vidseg data check lists what is missing"
-        ) from None
+        raise missing_file(what, path) from None
+
+
+def missing_file(what: str, path: Path) -> FileNotFoundError:
+    """The error for a frame or label that is not there any more."""
+    return FileNotFoundError(
+        f"{what} {path} does not exist; vidseg data check lists what is missing"
+    )
 
 
 def identity_table(num_classes: int) -> np.ndarray:
@@ -74,11 +84,12 @@ def identity_table(num_classes: int) -> np.ndarray:
 
 def map_values(values: np.ndarray, table: np.ndarray, path: Path, num_classes: int) -> np.ndarray:
     """Send file values through a table; ValueError for those that it does not allow."""
-    present = np.flatnonzero(np.bincount(values.ravel(), minlength=256))
+    present = np.flatnonzero(np.bincount(values.ravel(), minlength=len(table)))
     wrong = [int(value) for value in present if table[value] < 0]
     if wrong:
+        shown = f"{wrong[:10]}"[:-1] + (", ...]" if len(wrong) > 10 else "]")
         raise ValueError(
-            f"{path}: label values {wrong} mean nothing among {num_classes} classes "
+            f"{path}: label values {shown} mean nothing among {num_classes} classes "
             f"(allowed: {_as_ranges(np.flatnonzero(table >= 0))}); were these labels made for "
             "another set of classes, or not yet converted (vidseg data prepare)?"
         )
@@ -106,28 +117,44 @@ def colours_to_indices(image: np.ndarray, colours: Mapping[Colour, int], path: P
         ValueError: a colour that is not in `colours`; the message shows up to five.
     """
     packed = image.astype(np.uint32) @ np.array([65536, 256, 1], np.uint32)
-    present, inverse = np.unique(packed, return_inverse=True)
-    found = [(int(c) >> 16, int(c) >> 8 & 255, int(c) & 255) for c in present]
-    wrong = [colour for colour in found if colour not in colours]
-    if wrong:
+    table = np.zeros(1 << 24, np.uint16)  # memory is taken only where it is touched
+    for (red, green, blue), index in colours.items():
+        table[red << 16 | green << 8 | blue] = 1 + index
+    found = table[packed]
+    if not found.all():
+        wrong = np.unique(packed[found == 0])
+        shown = [(int(c) >> 16, int(c) >> 8 & 255, int(c) & 255) for c in wrong[:5]]
         raise ValueError(
-            f"{path}: {len(wrong)} colours belong to no class, such as {wrong[:5]}; were the "
+            f"{path}: {len(wrong)} colours belong to no class, such as {shown}; were the "
             "colours blended by resizing or JPEG, or made with another palette?"
         )
-    table = np.array([colours[colour] for colour in found], np.uint8)
-    return table[inverse].reshape(image.shape[:2])
+    return (found - 1).astype(np.uint8)
+
+
+# What file systems and programs leave in folders, beside names that begin with a dot.
+_LEFT_BEHIND = {
+    *("thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "__macosx", "@eadir", "#recycle"),
+    *("$recycle.bin", "system volume information", "lost+found"),
+}
+
+
+def visible(folder: Path) -> list[Path]:
+    """What a person put into a folder, in natural order: neither hidden nor left by a system."""
+    found = (path for path in folder.iterdir() if path.name.lower() not in _LEFT_BEHIND)
+    return in_order(found)
 
 
 def list_images(folder: Path) -> dict[str, Path]:
-    """Images of a folder by stem, in the order of their names; a .png wins over a .jpg.
+    """Images of a folder by stem, in the order of their numbers; a .png wins over others.
 
     Names that begin with a dot are none: `._00000.jpg` of a Mac holds no pixels.
     """
-    found = sorted(
-        picture_files(folder, IMAGE_SUFFIXES),
-        key=lambda path: (path.stem, path.suffix.lower() == ".png"),
-    )
-    return {path.stem: path for path in found}
+    images: dict[str, Path] = {}
+    for path in picture_files(folder, IMAGE_SUFFIXES):
+        twin = images.setdefault(path.stem, path)
+        if path.suffix.lower() == ".png" or twin.suffix.lower() != ".png":
+            images[path.stem] = path
+    return images
 
 
 class MissingFilesError(FileNotFoundError):
@@ -137,8 +164,8 @@ class MissingFilesError(FileNotFoundError):
         files: all of them; the message shows the first three.
     """
 
-    def __init__(self, folder: Path, names: list[str], reason: str) -> None:
-        super().__init__(name_missing(folder, names, reason))
+    def __init__(self, folder: Path, names: list[str], reason: str, advice: str = "") -> None:
+        super().__init__(name_missing(folder, names, reason) + (f"; {advice}" if advice else ""))
         self.files = [folder / name for name in names]
 
 

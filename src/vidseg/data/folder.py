@@ -2,44 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import re
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from fractions import Fraction
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-
-from vidseg.data.clip import IGNORE, Video, VideoDataset, split_at_gaps
-from vidseg.data.files import (
-    Colour,
-    MissingFilesError,
-    colours_to_indices,
-    identity_table,
-    list_images,
-    map_values,
-    read_label_image,
-)
+from vidseg.data.classes_file import read_classes
+from vidseg.data.clip import Video, VideoDataset, split_at_gaps
+from vidseg.data.files import MissingFilesError, list_images, visible
 from vidseg.suggest import did_you_mean
+from vidseg.video.images import IMAGE_SUFFIXES
 
-_KEYS = ("classes", "fps", "ignore")
-
-
-@dataclass(frozen=True)
-class Classes:
-    """What classes.json says.
-
-    Attributes:
-        palette: RGB colour of each class by name, in the order of the label indices.
-        fps: ticks per second of the frame numbers; None if it is not said.
-        ignore_values: values of index masks that count nowhere.
-        ignore_colours: colours of colour masks that count nowhere.
-    """
-
-    palette: dict[str, Colour]
-    fps: float | None = None
-    ignore_values: tuple[int, ...] = (IGNORE,)
-    ignore_colours: tuple[Colour, ...] = ()
+PARTS = ("frames", "masks")
+MASK_SUFFIXES = (*IMAGE_SUFFIXES, ".gif")
 
 
 class Folder(VideoDataset):
@@ -48,12 +23,17 @@ class Folder(VideoDataset):
     ```
     root/classes.json                     {"classes": {"road": [128, 64, 128], "car": [0, 0, 142]},
                                            "fps": 25, "ignore": [255, [0, 0, 0]]}
-    root/train/<video>/frames/00017.jpg   .jpg or .png, numbered at the end of the name
+    root/train/<video>/frames/00017.jpg   pictures, numbered at the end of the name
     root/train/<video>/masks/00017.png    of the same stem; class indices, or the colours
     root/val/...                          as many splits as you like
     ```
     Numbers may start anywhere and rise by any step; a step above three times the usual one starts
     another video. `fps` counts numbers, so 25 with every fifth frame stored means 5 frames/s.
+    Names that are times in seconds, such as 12.5.jpg, are a clock of their own.
+
+    Attributes:
+        described: what classes.json says.
+        passed_over: what lies in the folders of the videos and is not read, hidden files apart.
     """
 
     def __init__(self, root: Path, split: str) -> None:
@@ -65,125 +45,145 @@ class Folder(VideoDataset):
 
         Raises:
             FileNotFoundError: classes.json, the split or frames are missing, or masks lack theirs.
-            ValueError: classes.json is malformed.
+            ValueError: classes.json is malformed, frames have no number of their own, or a frame
+                has two masks, or one that is no picture.
         """
         root = Path(root)
         self.described = read_classes(root / "classes.json")
         if not (root / split).is_dir():
-            there = [path.name for path in sorted(root.glob("[!.]*/"))]
+            there = [path.name for path in visible(root) if path.is_dir()]
             raise FileNotFoundError(f"{root} has no split {split!r}{did_you_mean(split, there)}")
-        videos = []
-        for folder in sorted((root / split).glob("[!.]*/")):
-            videos += split_at_gaps(_read_video(folder, self.described.fps))
-        table = identity_table(len(self.described.palette))
-        table[IGNORE] = -1
-        table[list(self.described.ignore_values)] = IGNORE
+        videos: list[Video] = []
+        passed_over: list[Path] = []
+        for folder in sorted(path for path in visible(root / split) if path.is_dir()):
+            video, others = _read_video(folder, self.described.fps)
+            videos += split_at_gaps(video)
+            passed_over += others
+        self.passed_over = tuple(passed_over)
         super().__init__(
             f"{root.name}/{split}",
             videos,
             tuple(self.described.palette),
             list(self.described.palette.values()),
-            label_table=table,
+            code=self.described.code(),
         )
-        self._colours = {colour: i for i, colour in enumerate(self.described.palette.values())}
-        self._colours |= dict.fromkeys(self.described.ignore_colours, IGNORE)
-
-    def read_label(self, path: Path) -> np.ndarray:
-        """Read a mask as (H, W) uint8 label indices, from indices or from colours.
-
-        Raises:
-            ValueError: a value or a colour is no class, or the file cannot be read.
-        """
-        values = read_label_image(path)
-        if values.ndim == 3:
-            if len(self._colours) < len(self.described.palette):
-                raise ValueError(f"{path} is in colour, but classes.json gives two classes one")
-            return colours_to_indices(values, self._colours, path)
-        return map_values(values, self.label_table, path, self.num_classes)
 
 
-def read_classes(path: Path) -> Classes:
-    """Read a classes.json.
-
-    Raises:
-        FileNotFoundError: there is none.
-        ValueError: it is no JSON, has unknown keys, or a name, colour or value is malformed.
-    """
-    example = '{"classes": {"road": [128, 64, 128], "car": [0, 0, 142]}, "fps": 25}'
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} is missing; it names the classes, like {example}")
-    try:
-        content = json.loads(path.read_text(), object_pairs_hook=_without_repeats)
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}; it should look like {example}") from error
-    if not isinstance(content, dict) or not isinstance(content.get("classes"), dict):
-        raise ValueError(f"{path} must name the classes and their colours, like {example}")
-    for key in content:
-        if key not in _KEYS:
-            raise ValueError(f"{path}: unknown key {key!r}{did_you_mean(key, _KEYS)}")
-    palette = {name: _colour(path, name, colour) for name, colour in content["classes"].items()}
-    if not 1 <= len(palette) <= IGNORE:
-        raise ValueError(f"{path} must name 1..{IGNORE} classes, got {len(palette)}")
-    fps = content.get("fps")
-    if fps is not None and not (isinstance(fps, int | float) and fps > 0):
-        raise ValueError(f"{path}: fps must be a number above 0, got {fps!r}")
-    ignore = content.get("ignore", [IGNORE])
-    ignore = ignore if isinstance(ignore, list) else [ignore]
-    values = tuple(value for value in ignore if isinstance(value, int))
-    colours = tuple(_colour(path, "ignore", c) for c in ignore if not isinstance(c, int))
-    wrong = [value for value in values if not len(palette) <= value <= 255]
-    if wrong:
-        raise ValueError(
-            f"{path}: ignored values must lie in {len(palette)}..255, above the classes' indices, "
-            f"got {wrong}"
-        )
-    return Classes(palette, fps, values, colours)
-
-
-def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    names = [name for name, _ in pairs]
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise ValueError(f"{twice} given twice")
-    return dict(pairs)
-
-
-def _colour(path: Path, name: str, colour: Any) -> Colour:
-    is_rgb = isinstance(colour, list) and len(colour) == 3
-    if not is_rgb or not all(isinstance(c, int) and 0 <= c <= 255 for c in colour):
-        raise ValueError(f"{path}: colour of {name!r} must be [red, green, blue], got {colour!r}")
-    return colour[0], colour[1], colour[2]
-
-
-def _read_video(folder: Path, fps: float | None) -> Video:
+def _read_video(folder: Path, fps: float | None) -> tuple[Video, list[Path]]:
+    """A video, and what lies in its folder and is not read."""
     if not (folder / "frames").is_dir():
-        raise FileNotFoundError(f"{folder / 'frames'} is missing; it holds the images of a video")
+        reason = "it holds the images of a video"
+        if folder.name in PARTS:
+            reason = f"a folder for each video lies between {folder.parent} and {folder.name}/"
+        raise FileNotFoundError(f"{folder / 'frames'} is missing; {reason}")
     frames = list_images(folder / "frames")
     if not frames:
-        raise FileNotFoundError(f"{folder / 'frames'} holds no .png or .jpg image")
-    masks = {}
+        raise FileNotFoundError(
+            f"{folder / 'frames'} holds no .png or .jpg image, nor another that is read: "
+            f"{', '.join(IMAGE_SUFFIXES)}"
+        )
+    passed_over = [path for path in visible(folder) if path.name not in PARTS]
+    masks: dict[str, Path] = {}
     if (folder / "masks").is_dir():
-        masks = {path.stem: path for path in (folder / "masks").glob("[!.]*.png")}
+        masks, others = find_masks(folder / "masks", frames.keys())
+        passed_over += others
     orphans = sorted(masks.keys() - frames.keys())
     if orphans:
-        raise MissingFilesError(folder / "frames", orphans, "masks have no frame of their stem")
-    numbered = sorted((_number(stem), stem) for stem in frames)
-    numbers = [number for number, _ in numbered]
-    if numbers[0] < 0 or len(set(numbers)) < len(numbers):
-        raise ValueError(
-            f"{folder / 'frames'}: every image needs a number of its own at the end of its name, "
-            f"like 00017.jpg; got {', '.join(stem for _, stem in numbered[:3])}"
+        raise MissingFilesError(
+            folder / "frames",
+            orphans,
+            "masks have no frame of their stem",
+            "vidseg data prepare folder matches masks that are named otherwise",
         )
-    stems = [stem for _, stem in numbered]
-    return Video(
+    stems = list(frames)
+    try:
+        numbers, ticks_hz = number_frames(stems)
+    except ValueError as error:
+        raise ValueError(f"{folder / 'frames'}: {error}") from None
+    in_time = sorted(zip(numbers, stems, strict=True))
+    video = Video(
         name=folder.name,
-        frames=tuple(frames[stem] for stem in stems),
-        labels=tuple(masks.get(stem) for stem in stems),
-        numbers=tuple(numbers),
-        rate_hz=fps,
+        frames=tuple(frames[stem] for _, stem in in_time),
+        labels=tuple(masks.get(stem) for _, stem in in_time),
+        numbers=tuple(number for number, _ in in_time),
+        rate_hz=ticks_hz or fps,
     )
+    return video, passed_over
 
 
-def _number(stem: str) -> int:
-    match = re.search(r"(\d+)$", stem)
-    return int(match[1]) if match else -1
+def find_masks(folder: Path, frames: Collection[str]) -> tuple[dict[str, Path], list[Path]]:
+    """Masks of a folder by stem, and what else lies in it; a .png wins over other pictures.
+
+    Args:
+        folder: of the masks.
+        frames: stems of the frames.
+
+    Raises:
+        ValueError: a frame has two masks, or a file of its stem that is no picture and no mask.
+    """
+    there = visible(folder)
+    pictures = [path for path in there if path.suffix.lower() in MASK_SUFFIXES]
+    masks: dict[str, Path] = {}
+    passed_over: list[Path] = []
+    for path in sorted(pictures, key=lambda path: path.suffix.lower() != ".png"):
+        twin = masks.setdefault(path.stem, path)
+        if twin == path:
+            continue
+        if twin.suffix.lower() != ".png" or path.suffix.lower() == ".png":
+            raise ValueError(f"{twin} and {path.name} are masks of one frame; keep one of them")
+        passed_over.append(path)
+    for path in there:
+        if path in pictures:
+            continue
+        if path.is_file() and path.stem in frames and path.stem not in masks:
+            raise ValueError(
+                f"{path} is no picture that is read, and its frame has no other mask; masks are "
+                "PNG (or another lossless picture) of class indices or of the classes' colours"
+            )
+        passed_over.append(path)
+    return masks, passed_over
+
+
+_TIME = re.compile(r"(\D*)(\d+)(?:\.(\d+))?", re.ASCII)
+
+
+def number_frames(stems: Sequence[str]) -> tuple[list[int], int | None]:
+    """Number of each frame by its name, and ticks per second where the names are times.
+
+    The number stands at the end of the name. Names of nothing but a time in seconds (12.5, as
+    most languages print it) give its ticks: tenths, hundredths, as many decimals as there are.
+
+    Args:
+        stems: names without suffix; in the order of time, as `list_images` gives them.
+
+    Returns:
+        The numbers, each once, and ticks per second; None where the names do not say.
+
+    Raises:
+        ValueError: a name has no number at its end, or two have one.
+
+    Example:
+        >>> number_frames(["f_05", "f_10"]), number_frames(["0.04", "0.08", "0.1"])
+        (([5, 10], None), ([4, 8, 10], 100))
+    """
+    times = [_TIME.fullmatch(stem) for stem in stems]
+    decimals = [time[3] or "" for time in times if time]
+    is_varied = len(set(map(len, decimals))) > 1
+    is_one_clock = all(times) and len({time[1] for time in times if time}) == 1
+    # 1.9 is followed by 1.10 where the point is between whole numbers; no time is printed as 1.10.
+    counts_on = is_varied and any(len(text) > 1 and text.endswith("0") for text in decimals)
+    # seq1.0001, of one length and with a word before it, is number 1 of seq1.
+    is_bare = is_varied or not any(time[1] for time in times if time)
+    if is_one_clock and any(decimals) and not counts_on and is_bare:
+        places = max(map(len, decimals))
+        seconds = (Fraction(f"{time[2]}.{time[3] or 0}") for time in times if time)
+        numbers, ticks_hz = [int(second * 10**places) for second in seconds], 10**places
+    else:
+        found = [re.search(r"(\d+)$", stem, re.ASCII) for stem in stems]
+        numbers, ticks_hz = [int(match[1]) if match else -1 for match in found], None
+    if min(numbers) < 0 or len(set(numbers)) < len(numbers):
+        raise ValueError(
+            "every image needs a number of its own at the end of its name, like 00017.jpg; got "
+            f"{', '.join(list(stems)[:3])}"
+        )
+    return numbers, ticks_hz

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vidseg.data.clip import Video, split_at_gaps, videos_by_source
-from vidseg.data.files import IMAGE_SUFFIXES, MissingFilesError, list_images
+from vidseg.data.files import MissingFilesError, list_images
+from vidseg.video.images import IMAGE_SUFFIXES
 
 LIST_SUFFIXES = (".lst", ".txt")
 Lists = str | Path | Sequence[str | Path]

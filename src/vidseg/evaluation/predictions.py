@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 
 from vidseg.data.clip import Video, VideoDataset
-from vidseg.data.files import read_indices
+from vidseg.data.label_code import LabelCode
 from vidseg.evaluation.label_maps import label_map_file
 from vidseg.evaluation.motion import open_motion
 from vidseg.evaluation.result import SAVED_MAPS, Evaluation, Observed, Observer, Progress
@@ -43,9 +43,9 @@ def evaluate_predictions(
     of none; it is not compared along the flow, and in video consistency it never stays.
 
     Args:
-        folder: holds one PNG of class indices (grey or palette) per labelled frame, in folders of
-            videos under the frame's name (as `evaluate` saves them, VSPW's form), or under the
-            label's name.
+        folder: holds one PNG of class indices (grey or palette) or of the classes' colours per
+            labelled frame (see `LabelCode`), in folders of videos under the frame's name (as
+            `evaluate` saves them, VSPW's form), or under the label's name.
         dataset: the truth.
         flow: along which labelled neighbours are compared: an estimator, "exact" where the data
             set was rendered, or None for no comparison.
@@ -75,10 +75,11 @@ def evaluate_predictions(
         has_void_labels=True,
     )
     total = sum(map(len, wanted.values()))
+    code = LabelCode(dataset.palette, dataset.classes)
     places = ((video, index) for video, indices in wanted.items() for index in indices)
     for done, (video, index) in enumerate(places, start=1):
         truth = read_truth(dataset, video, index, score_size)
-        labels = _read_label_map(folder, video, index, truth.shape, dataset)
+        labels = _read_label_map(folder, video, index, truth.shape, dataset, code)
         scorer.add([Observed(video, index, None, labels, truth)])
         if progress:
             progress(done, total)
@@ -87,7 +88,12 @@ def evaluate_predictions(
 
 
 def _read_label_map(
-    folder: Path, video: Video, index: int, shape: tuple[int, ...], dataset: VideoDataset
+    folder: Path,
+    video: Video,
+    index: int,
+    shape: tuple[int, ...],
+    dataset: VideoDataset,
+    code: LabelCode,
 ) -> np.ndarray:
     # By its video first: VSPW's frames have the same names in every video.
     of_frame = label_map_file(folder, video, index)
@@ -99,10 +105,10 @@ def _read_label_map(
             f"labelled frame of {dataset.name} needs a PNG, in a folder of its video and named as "
             "the frame, or named as its label"
         )
-    labels = read_indices(path)
+    labels = code.read(path, others=dataset.ignore)
     if labels.shape != shape:
         raise ValueError(
             f"{path} is {labels.shape[1]}x{labels.shape[0]}, its label is {shape[1]}x{shape[0]}; "
             "label maps are never resized: the truth can be (--score-size HEIGHTxWIDTH)"
         )
-    return np.where(labels < dataset.num_classes, labels, dataset.ignore).astype(np.uint8)
+    return labels

@@ -14,6 +14,8 @@ import torch
 
 from vidseg.adapters.sliding import SlidingWindow, sliding_name
 from vidseg.data.clip import Video, VideoDataset
+from vidseg.data.folder import find_masks
+from vidseg.data.label_code import LabelCode
 from vidseg.evaluation.motion import open_motion
 from vidseg.evaluation.result import Evaluation, Observed, Observer, Progress
 from vidseg.evaluation.scorer import Scorer
@@ -24,6 +26,7 @@ from vidseg.inference.stream import FrameResult, classes_of, segment
 from vidseg.metrics.consistency import Protocol
 from vidseg.segmenter import VideoSegmenter
 from vidseg.values import Size
+from vidseg.video.images import in_order
 from vidseg.video.reader import FrameReader, read_video
 
 
@@ -145,7 +148,8 @@ def _described(
             )
         )
     classes, palette = classes_of(model)
-    return VideoDataset("plain video", videos, classes, palette)
+    code = LabelCode(palette, classes)
+    return VideoDataset("plain video", videos, classes, palette, code=code)
 
 
 def _observed(
@@ -168,10 +172,10 @@ def _label_files(folder: Path, reader: FrameReader) -> dict[int, Path]:
     """Frame index -> label map, by the stem of the frame's image or the number in the name."""
     if not folder.is_dir():
         raise FileNotFoundError(f"no folder of labels at {folder}")
-    files = sorted(folder.glob("*.png"))
     stems = {path.stem: index for index, path in enumerate(reader.files)}
+    files, _ = find_masks(folder, stems)
     found: dict[int, Path] = {}
-    for path in files:
+    for path in in_order(files.values()):
         number = re.search(r"(\d+)$", path.stem)
         index = stems.get(path.stem) if stems else None if number is None else int(number[1])
         if index is None or index >= (reader.num_frames or 0):

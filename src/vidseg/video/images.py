@@ -7,6 +7,7 @@ import re
 import struct
 import warnings
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -97,26 +98,59 @@ def read_image(path: Path) -> np.ndarray:
         raise ValueError(f"{path} has {image.mode} pixels, which are not read: {error}") from error
 
 
-def read_values(path: Path) -> np.ndarray:
-    """Read a label picture with its values as they are stored, upright as `read_image` turns it.
+@dataclass(frozen=True, eq=False)
+class Stored:
+    """A picture with its values as they are stored.
+
+    Attributes:
+        values: (H, W) of one channel: the indices of a palette picture, 0 and 1 of a picture of
+            one bit, grey values of up to 32 bits; or (H, W, 3) uint8 RGB of a picture in colour.
+            Alpha is left out.
+        palette: the colours of those indices of a palette picture that occur; else empty.
+        form: Pillow's name of the file's format, such as "PNG".
+        num_pictures: how many the file holds; these values are of the first.
+    """
+
+    values: np.ndarray
+    palette: dict[int, tuple[int, int, int]]
+    form: str
+    num_pictures: int
+
+
+def read_stored(path: Path) -> Stored:
+    """Read a label picture as it is stored, upright as `read_image` turns it.
 
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: it is no picture, is cut short or damaged.
-
-    Returns:
-        (H, W) of one channel: the indices of a palette picture (its colours are not applied), 0
-        and 1 of a picture of one bit, and grey values of up to 32 bits; or (H, W, 3) uint8 RGB
-        of a picture in colour.
     """
     image = _open_upright(path)
     bands = image.getbands()
+    palette = image.getpalette("RGB") if bands[0] == "P" else None
     if bands in (("L", "A"), ("P", "A")):
         image = image.getchannel(0)
     elif len(bands) > 1:
         image = image.convert("RGB")
     values = np.array(image)
-    return values.astype(np.uint8) if values.dtype == bool else values
+    values = values.astype(np.uint8) if values.dtype == bool else values
+    colours: dict[int, tuple[int, int, int]] = {}
+    if palette is not None:
+        for i in np.flatnonzero(np.bincount(values.ravel(), minlength=256)).tolist():
+            red, green, blue = (*palette[3 * i : 3 * i + 3], 0, 0, 0)[:3]
+            colours[i] = red, green, blue
+    return Stored(values, colours, image.format or "", _count_pictures(path))
+
+
+def read_values(path: Path) -> np.ndarray:
+    """The values of `read_stored` alone; the colours of a palette are not applied."""
+    return read_stored(path).values
+
+
+def _count_pictures(path: Path) -> int:
+    from PIL import Image
+
+    with Image.open(path) as image:
+        return getattr(image, "n_frames", 1) if image.format in ("GIF", "TIFF") else 1
 
 
 def _open_upright(path: Path) -> Image:
