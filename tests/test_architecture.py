@@ -23,7 +23,18 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 
 # A part imports parts of its own floor or below. The first name after `vidseg.` is the part.
 FLOORS = [
-    {"atomic", "classes", "hub", "precision", "suggest", "timing", "values"},
+    {
+        "atomic",
+        "classes",
+        "hub",
+        "inside",
+        "interrupts",
+        "lock",
+        "precision",
+        "suggest",
+        "timing",
+        "values",
+    },
     {"layers", "card", "weights", "context", "video"},
     {"segmenter", "backbones", "flow"},
     {"losses", "metrics"},

@@ -1,11 +1,12 @@
 """The folder of a run: its config, environment, metrics and pictures."""
 
+import contextlib
 import csv
 import io
 import json
 import math
 import platform
-import subprocess
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
@@ -16,6 +17,7 @@ import numpy as np
 import torch
 
 from vidseg.atomic import replacing, write_text
+from vidseg.inside import inside
 from vidseg.training.config import TrainingConfig
 from vidseg.training.recipe import differences, dump, override, parse_yaml, read_recipe, validate
 
@@ -145,8 +147,7 @@ def environment(device: torch.device, processes: int) -> dict[str, Any]:
         "cuda": torch.version.cuda,
         "processes": processes,
         "threads": torch.get_num_threads(),
-        "git": _git("rev-parse", "HEAD"),
-        "git_changes": _git("status", "--porcelain", "--untracked-files=no"),
+        "git": _commit(),
     }
 
 
@@ -157,12 +158,41 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _git(*words: str) -> str | None:
-    try:
-        done = subprocess.run(["git", *words], capture_output=True, text=True, timeout=10)
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return done.stdout.strip() if done.returncode == 0 else None
+def _commit() -> str | None:
+    """The commit of the working folder, from the files of git alone.
+
+    git itself is not asked: a folder's own .git/config names programs for it to run, of which there
+    are more with every version (core.fsmonitor, filters, hooks).
+    """
+    for folder in (Path.cwd(), *Path.cwd().parents):
+        if (folder / ".git").exists():
+            return _read_commit(folder / ".git")
+    return None
+
+
+def _read_commit(git: Path) -> str | None:
+    """The commit that HEAD of a git folder is at, or of the file that a worktree has instead."""
+    with contextlib.suppress(OSError, ValueError):
+        if git.is_file():
+            git = git.parent / _start_of(git).removeprefix("gitdir:").strip()
+        head = _start_of(git / "HEAD")
+        name = head.removeprefix("ref:").strip()
+        shared = git / _start_of(git / "commondir") if (git / "commondir").is_file() else git
+        packed = shared / "packed-refs"
+        found = head
+        if head.startswith("ref:"):
+            places = [inside(place, name, links=True) for place in (git, shared)]
+            loose = next((place for place in places if place.is_file()), None)
+            lines = packed.read_text("ascii").splitlines() if packed.is_file() else []
+            listed = next((line.split()[0] for line in lines if line.endswith(f" {name}")), "")
+            found = listed if loose is None else _start_of(loose)
+        return found if re.fullmatch(r"[0-9a-f]{40}|[0-9a-f]{64}", found) else None
+    return None
+
+
+def _start_of(path: Path) -> str:
+    with path.open(encoding="utf-8") as file:
+        return file.read(4096).strip()
 
 
 def write_sample(
