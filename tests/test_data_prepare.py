@@ -10,9 +10,9 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+from command_line import run
 from PIL import Image
 
-from command_line import run
 from vidseg.classes import CAMVID
 from vidseg.data import open_dataset, preceding, snippets
 from vidseg.data.prepare import prepare_cityscapes
@@ -125,7 +125,7 @@ def test_a_second_run_only_adds_what_is_missing(raw: Path, labels: Path, tmp_pat
     sequence = out / "images_sequence"
     before = {path: path.stat().st_mtime_ns for path in sequence.iterdir()}
     (sequence / "0016E5_00005.png").unlink()
-    (sequence / ".0016E5_00006.png.77.part").write_text("left by a killed run")
+    (sequence / ".0016E5_00006.png.vidseg-0123456789abcdef.part").write_text("left by a killed run")
     second = prepare_camvid(raw, out, labels=labels)
     assert first.written == 13 + 2 + 1
     assert (second.written, second.kept) == (1, 12 + 2 + 1)

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
-
 from command_line import run
+from PIL import Image
+from vspw_shaped import write_vspw
+
 from vidseg.data import open_dataset
 from vidseg.data.check import check_dataset
 from vidseg.data.prepare_vspw import prepare_vspw
-from vspw_shaped import write_vspw
 
 LENGTHS = {"train": (10, 11), "val": (10,), "test": (10,)}
 
@@ -220,7 +220,7 @@ def test_a_second_run_only_adds_what_is_missing(root: Path, tmp_path: Path) -> N
     out = tmp_path / "out"
     first = prepare_vspw(root, out, short_side=12)
     mask(out, "train_0", 5).unlink()
-    part = frame(out, "train_0", 5).with_name(".00000005.jpg.77.part")
+    part = frame(out, "train_0", 5).with_name(".00000005.jpg.vidseg-0123456789abcdef.part")
     part.write_text("left by a killed run")
     second = prepare_vspw(root, out, short_side=12)
     assert (second.written, second.kept) == (1, first.written - 1)

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import errno
-import json
 import multiprocessing
 import os
 import resource
 import signal
-import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 import torch
 
-from vidseg.training.checkpoint import Checkpoints, RunLock, read_state, write_state
+from vidseg.training.checkpoint import Checkpoints, read_state, write_state
 from vidseg.training.folder import read_metrics, resolve
 from vidseg.training.loop import train
 
@@ -245,35 +242,3 @@ def test_a_damaged_checkpoint_says_what_to_do(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:500])
     with pytest.raises(ValueError, match="delete it to resume from the one before"):
         checkpoints.load()
-
-
-def hold(folder: Path, pid: int, host: str, age_s: float) -> Path:
-    lock = folder / "run.lock"
-    lock.write_text(json.dumps({"pid": pid, "host": host}))
-    os.utime(lock, (time.time() - age_s,) * 2)
-    return lock
-
-
-def test_a_run_folder_has_one_writer(tmp_path: Path) -> None:
-    with RunLock(tmp_path), pytest.raises(FileExistsError, match=f"process {os.getpid()} on"):
-        RunLock(tmp_path).__enter__()
-    with RunLock(tmp_path):
-        pass
-    assert not (tmp_path / "run.lock").exists()
-
-
-def test_the_lock_of_a_dead_process_is_taken_over(tmp_path: Path) -> None:
-    dead = subprocess.Popen([sys.executable, "-c", ""])
-    dead.wait()
-    hold(tmp_path, dead.pid, socket.gethostname(), age_s=0)
-    with RunLock(tmp_path):
-        pass
-
-
-def test_the_lock_of_another_host_is_free_after_a_minute(tmp_path: Path) -> None:
-    hold(tmp_path, 1, "elsewhere", age_s=5)
-    with pytest.raises(FileExistsError, match="process 1 on elsewhere"):
-        RunLock(tmp_path).__enter__()
-    hold(tmp_path, 1, "elsewhere", age_s=61)
-    with RunLock(tmp_path):
-        pass

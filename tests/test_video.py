@@ -16,9 +16,9 @@ import pytest
 from painted import SIZE, cut_short, make_video, number_of, paint
 from PIL import Image
 
+from vidseg.interrupts import hold_interrupts
 from vidseg.video import packets
 from vidseg.video.reader import VideoWriter, read_video
-from vidseg.video.writer import hold_interrupts
 
 NUM_FRAMES = 180
 OPEN_GOP = {"g": "20", "bf": "3", "x264-params": "open-gop=1", "preset": "fast"}

@@ -47,7 +47,7 @@ class Prototypes:
         if path.suffix != ".safetensors":
             raise ValueError(f"prototypes are saved as .safetensors, got {path.name}")
         tensors = {"centers": self.centers.detach().cpu().contiguous()}
-        with replacing(path, shared=True) as file:
+        with replacing(path) as file:
             file.write(to_bytes(tensors, metadata={"video": self.video}))
 
     @classmethod

@@ -279,8 +279,8 @@ def _save(
     samples: Any,
     command: str,
 ) -> None:
+    from vidseg.interrupts import hold_interrupts
     from vidseg.report.evaluation import evaluation_page
-    from vidseg.video.writer import hold_interrupts
 
     def read_frame(frame: Any) -> Any:
         if frame.image is not None or dataset is None:

@@ -181,8 +181,8 @@ def segment(
     from vidseg.cli.destinations import check_outputs, plan_outputs
     from vidseg.context import Prototypes
     from vidseg.inference.stream import segment as segment_video
+    from vidseg.interrupts import terminate_as_interrupt
     from vidseg.video.reader import read_video
-    from vidseg.video.writer import terminate_as_interrupt
 
     paths = plan_outputs(source, out, formats or [])
     kept = _kept(save_context)
@@ -316,7 +316,7 @@ def _run(
 
 def _close(outputs: list[Output]) -> None:
     """Give every file its name; a second Ctrl-C waits until all have theirs."""
-    from vidseg.video.writer import hold_interrupts
+    from vidseg.interrupts import hold_interrupts
 
     with hold_interrupts():
         try:

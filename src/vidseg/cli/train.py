@@ -64,12 +64,14 @@ def train(
         return _list_keys()
     if recipe is None:
         return _list_recipes()
+    from vidseg.inside import inside
     from vidseg.training.folder import resolve
     from vidseg.training.recipe import read_recipe
 
     is_folder = resume and (Path(recipe) / "config.yaml").is_file()
     if out is None:
-        out = Path(recipe) if is_folder else Path("runs") / _name(read_recipe(recipe), overrides)
+        values = {} if is_folder else read_recipe(recipe)
+        out = Path(recipe) if is_folder else inside(Path("runs"), _name(values, overrides))
     config = resolve(recipe, overrides or [], out, resume=resume)
     return _run(config, out, resume)
 

@@ -17,6 +17,7 @@ from vidseg.data.clip import (
 from vidseg.data.sampling import Choice, ClipDataset, choices
 from vidseg.data.transforms import EvalTransform, TrainTransform
 from vidseg.data.windows import drawn, preceding, spaced
+from vidseg.inside import fault_of
 from vidseg.suggest import did_you_mean
 
 KINDS = ("camvid", "cityscapes", "folder", "synthetic", "vspw")
@@ -48,6 +49,8 @@ def open_dataset(
         root = Path(root)
         if not root.is_dir():
             raise FileNotFoundError(f"{root}, the folder of the data set {kind!r}, does not exist")
+    if fault := fault_of(split):
+        raise ValueError(f"the split {split!r} {fault}; it is called like train or val")
     known = [name for name in inspect.signature(maker).parameters if name not in _PLACES]
     _check_options(kind, options, known)
     return maker(None if root is None else Path(root), split, **options)

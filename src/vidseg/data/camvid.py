@@ -13,6 +13,7 @@ from vidseg.classes import CAMVID, CAMVID_WITH_VOID
 from vidseg.data.clip import IGNORE, Video, VideoDataset, split_at_gaps, videos_by_source
 from vidseg.data.files import MissingFilesError, list_images
 from vidseg.data.lists import Lists, Naming, names_of, read_lists
+from vidseg.inside import inside
 
 SPLITS = ("train", "val", "test")
 PROTOCOLS = ("11", "12", "11-void-counted")
@@ -149,7 +150,7 @@ def _read_authors_layout(root: Path, split: str, which: str) -> list[Video]:
         raise FileNotFoundError(f"{listing} is missing; it lists the labelled frames, one per line")
     stems = [line.strip() for line in listing.read_text().splitlines() if line.strip()]
     wanted = set(stems)
-    labels = {stem: root / "labels" / f"{stem}_L.png" for stem in stems}
+    labels = {stem: inside(root / "labels", f"{stem}_L.png", links=True) for stem in stems}
     lacking = [stem for stem, path in labels.items() if not path.is_file()]
     if lacking:
         names = [f"{stem}_L.png" for stem in lacking]
@@ -160,8 +161,8 @@ def _read_authors_layout(root: Path, split: str, which: str) -> list[Video]:
         raw = _list_sequence(root, which)
         sources = {parse_stem(Path(stem))[0] for stem in stems}
         for stem, path in raw.items():
-            inside = parse_stem(path)[0] in sources if which == "all" else stem in wanted
-            if inside:
+            is_ours = parse_stem(path)[0] in sources if which == "all" else stem in wanted
+            if is_ours:
                 frames.setdefault(stem, path)
     lacking = sorted(wanted - frames.keys())
     if lacking:

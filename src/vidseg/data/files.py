@@ -178,7 +178,7 @@ def name_missing(folder: Path, names: list[str], reason: str) -> str:
 def write_whole(path: Path, content: bytes) -> None:
     """Write a file and the folders above it, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path, shared=True) as file:
+    with replacing(path) as file:
         file.write(content)
 
 
@@ -191,10 +191,3 @@ def write_image(path: Path, image: np.ndarray) -> None:
     kind = "PNG" if path.suffix.lower() == ".png" else "JPEG"
     Image.fromarray(image).save(buffer, kind, **options)
     write_whole(path, buffer.getvalue())
-
-
-def remove_parts(folder: Path) -> None:
-    """Remove what a killed `write_whole` left below a folder."""
-    if folder.is_dir():
-        for part in folder.rglob(".*.part"):
-            part.unlink(missing_ok=True)

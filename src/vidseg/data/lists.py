@@ -8,6 +8,7 @@ from pathlib import Path
 
 from vidseg.data.clip import Video, split_at_gaps, videos_by_source
 from vidseg.data.files import MissingFilesError, list_images
+from vidseg.inside import inside
 from vidseg.video.images import IMAGE_SUFFIXES
 
 LIST_SUFFIXES = (".lst", ".txt")
@@ -126,7 +127,8 @@ def _clip_lists(path: Path, root: Path) -> list[Path]:
     folders = (path.parent / path.stem.replace("_video_list", ""), path.parent, root)
     found = []
     for where, (name,) in lines:
-        places = [f / n for f in folders for n in (name, *(name + s for s in LIST_SUFFIXES))]
+        names = (name, *(name + suffix for suffix in LIST_SUFFIXES))
+        places = [place for n in names for place in _places(folders, n, where)]
         there = next((place for place in places if place.is_file()), None)
         if there is None:
             raise FileNotFoundError(
@@ -141,7 +143,8 @@ def _read(path: Path, root: Path, naming: Naming) -> list[Row]:
     """The lines of a list of images, once all files are found."""
     rows, missing = [], []
     for where, words in _lines(path):
-        image, label, frame = (root / words[i] if i < len(words) else None for i in range(3))
+        listed = [_places([root], word, where)[0] for word in words]
+        image, label, frame = [*listed, None, None][:3]
         assert image is not None, "a line has a first column"
         found = _find_image(image, naming)
         label = None if label is None else _find_label(label)
@@ -155,6 +158,20 @@ def _read(path: Path, root: Path, naming: Naming) -> list[Row]:
     if missing:
         raise MissingFilesError(root, missing, f"{path} lists files that are not there")
     return rows
+
+
+def _places(folders: Sequence[Path], name: str, where: str) -> list[Path]:
+    """A name of a list in each of these folders; ValueError, which says the line, if it leads out.
+
+    An absolute name is taken where it is that of something in one of the folders.
+    """
+    path = Path(name)
+    holders = [f for f in folders if path.is_absolute() and path.is_relative_to(f.absolute())]
+    names = {f: path.relative_to(f.absolute()).as_posix() for f in holders}
+    try:
+        return [inside(f, names.get(f, name), links=True) for f in holders or folders]
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from None
 
 
 def _find_image(path: Path, naming: Naming) -> Path | None:

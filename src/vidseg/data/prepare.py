@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from vidseg.atomic import remove_stale
 from vidseg.data import cityscapes
 from vidseg.data.files import (
     map_values,
     name_missing,
     read_indices,
-    remove_parts,
     write_image,
     write_whole,
 )
@@ -105,7 +105,7 @@ def prepare_cityscapes(
     splits = sorted(path.name for path in (raw / labels).glob("[!.]*/"))
     if not splits:
         raise FileNotFoundError(f"{raw / labels} holds no train/, val/ or other split")
-    remove_parts(out / labels)
+    remove_stale(out / labels, below=True)
     done = Prepared(0, 0, [])
     for split in splits:
         found = cityscapes.find_labels(raw, split, labels)

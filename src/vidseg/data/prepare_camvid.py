@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from vidseg.atomic import remove_stale
 from vidseg.data import camvid
 from vidseg.data.files import (
     Colour,
@@ -21,7 +22,6 @@ from vidseg.data.files import (
     name_missing,
     read_label_image,
     read_rgb,
-    remove_parts,
     write_image,
     write_whole,
 )
@@ -141,7 +141,7 @@ def prepare_camvid(
     if not any(found.values()):
         wanted = ", ".join(f"{source.raw}.*" for source in SOURCES)
         raise FileNotFoundError(f"{raw} holds none of CamVid's raw videos ({wanted})")
-    remove_parts(out)
+    remove_stale(out, below=True)
     done = Prepared(0, 0, [])
     label_files = {} if labels is None else _find_labels(labels)
     _convert_labels(label_files, out, void_value, done, progress)

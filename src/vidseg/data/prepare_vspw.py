@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from vidseg.atomic import remove_stale
 from vidseg.classes import VSPW
 from vidseg.data import vspw
 from vidseg.data.clip import IGNORE
@@ -16,13 +17,13 @@ from vidseg.data.files import (
     name_missing,
     read_label_image,
     read_rgb,
-    remove_parts,
     write_image,
     write_whole,
 )
 from vidseg.data.prepare import Prepared, Progress, copy_file, silent
 from vidseg.data.threads import in_threads
 from vidseg.data.transforms import opencv
+from vidseg.inside import inside
 
 SHORT_SIDE = 480
 
@@ -96,7 +97,7 @@ def prepare_vspw(
         raise FileNotFoundError(f"{raw} {fault}; give the one that holds these lists and data/")
     done = Prepared(0, 0, [])
     names = _sort_videos(raw, lists, done)
-    remove_parts(out)
+    remove_stale(out, below=True)
     videos = list(dict.fromkeys(name for split in names.values() for name in split))
     with progress("videos", len(videos), unit="videos") as meter:
         for name in videos:
@@ -117,7 +118,7 @@ def _sort_videos(raw: Path, lists: dict[str, Path], done: Prepared) -> dict[str,
     names = {}
     for split, path in lists.items():
         listed = list(dict.fromkeys(vspw.names_in(path)))
-        there = [name for name in listed if (raw / "data" / name / "origin").is_dir()]
+        there = [n for n in listed if (inside(raw / "data", n, links=True) / "origin").is_dir()]
         lacking = [name for name in listed if name not in there]
         if lacking:
             done.tell_damage(name_missing(raw / "data", lacking, f"{path.name} lists more videos"))
@@ -131,7 +132,7 @@ def _sort_videos(raw: Path, lists: dict[str, Path], done: Prepared) -> dict[str,
 def _prepare_video(
     raw: Path, out: Path, name: str, short_side: int, link: bool, done: Prepared
 ) -> None:
-    folder, target = raw / "data" / name, out / "data" / name
+    folder, target = inside(raw / "data", name, links=True), inside(out / "data", name)
     frames = list_images(folder / "origin")
     masks = {path.stem: path for path in sorted((folder / "mask").glob("[!.]*.png"))}
     orphans = sorted(masks.keys() - frames.keys())

@@ -10,6 +10,7 @@ import numpy as np
 from vidseg.classes import VSPW as CLASSES
 from vidseg.data.clip import IGNORE, Video, VideoDataset
 from vidseg.data.files import MissingFilesError, list_images
+from vidseg.inside import fault_of, inside
 from vidseg.suggest import did_you_mean
 
 SPLITS = ("train", "val", "test")
@@ -47,7 +48,7 @@ class VSPW(VideoDataset):
         names = read_list(root, split)
         if videos is not None:
             names = _only(names, videos, split)
-        lacking = [name for name in names if not (root / "data" / name).is_dir()]
+        lacking = [n for n in names if not inside(root / "data", n, links=True).is_dir()]
         if lacking:
             reason = f"{split}.txt lists more videos; copy them, or take them out of it"
             raise MissingFilesError(root / "data", lacking, reason)
@@ -92,8 +93,19 @@ def read_list(root: Path, split: str) -> list[str]:
 
 
 def names_in(path: Path) -> list[str]:
-    """What the lines of a list say, whatever they end with."""
+    """What the lines of a list say, whatever they end with.
+
+    Raises:
+        ValueError: a line is no name of a folder in data/.
+    """
     lines = path.read_text(encoding="utf-8-sig").splitlines()
+    for number, line in enumerate(lines, 1):
+        fault = fault_of(line.strip()) if line.strip() else ""
+        if fault:
+            raise ValueError(
+                f"{path}, line {number}: the name {line.strip()!r} {fault}; a list names the "
+                "folders in data/"
+            )
     return [line.strip() for line in lines if line.strip()]
 
 
@@ -120,7 +132,7 @@ def read_video(root: Path, name: str) -> Video:
     Raises:
         FileNotFoundError: there are no frames, or masks lack theirs.
     """
-    folder = root / "data" / name
+    folder = inside(root / "data", name, links=True)
     if not (folder / "origin").is_dir():
         raise FileNotFoundError(f"{folder / 'origin'} is missing; it holds the frames of a video")
     frames = list_images(folder / "origin")

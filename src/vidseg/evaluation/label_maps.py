@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from vidseg.data.clip import Video
+from vidseg.inside import inside
 from vidseg.video.render import label_picture, save_picture
 
 _SHOWN = 3
@@ -28,7 +29,7 @@ class LabelMaps:
     Raises:
         FileExistsError: the folder holds other files.
         NotADirectoryError: the folder is a file.
-        ValueError: two frames of a video have one name.
+        ValueError: two frames of a video have one name, or a name leads out of the folder.
     """
 
     def __init__(
@@ -62,7 +63,7 @@ class LabelMaps:
 
 def label_map_file(folder: Path, video: Video, index: int) -> Path:
     """Where the label map of a frame is: VIDEO/FRAME.png."""
-    return folder / video.name / f"{video.frames[index].stem}.png"
+    return inside(folder, f"{video.name}/{video.frames[index].stem}.png")
 
 
 def _check_holds_nothing_else(folder: Path, expected: set[Path]) -> None:

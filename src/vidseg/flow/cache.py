@@ -96,7 +96,7 @@ class CachedFlow:
             return
         values = flow.detach().cpu().numpy().astype("<f4", copy=False).tobytes()
         try:
-            with replacing(path, shared=True) as file:
+            with replacing(path) as file:
                 file.write(_digest(key, values))
                 file.write(values)
         except OSError as error:

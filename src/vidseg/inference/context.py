@@ -12,6 +12,7 @@ from torch.utils import _pytree as pytree
 
 from vidseg.context import Prototypes
 from vidseg.data.clip import Video, VideoDataset
+from vidseg.inside import inside
 from vidseg.segmenter import VideoSegmenter
 
 See = Callable[[Tensor], Tensor]
@@ -153,7 +154,9 @@ def _context_file(folder: Path, name: str) -> Path:
 
 
 def _context_files(folder: Path, name: str) -> tuple[Path, Path]:
-    return folder / f"{name}.safetensors", folder / name / "centers.pt"
+    return inside(folder, f"{name}.safetensors", links=True), inside(
+        folder, f"{name}/centers.pt", links=True
+    )
 
 
 class VideoContexts:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import re
 import zipfile
 from contextlib import suppress
@@ -17,9 +16,11 @@ from typing import Any, Protocol
 import numpy as np
 from PIL import Image
 
+from vidseg.atomic import Part
 from vidseg.inference.stream import FrameResult
+from vidseg.interrupts import hold_interrupts
 from vidseg.video.render import label_picture, save_picture
-from vidseg.video.writer import VideoWriter, hold_interrupts
+from vidseg.video.writer import VideoWriter
 
 
 class Output(Protocol):
@@ -147,22 +148,16 @@ class _File:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        self._part = self.path.with_name(f".{self.path.name}.part")
-        self._file: Any = self._part.open("wb")
+        self._part = Part(self.path)
+        self._file: Any = self._part.file
 
     def _finish(self) -> None:
-        if self._file.closed:
-            return
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        self._file.close()
-        self._part.replace(self.path)
+        if not self._file.closed:
+            self._part.finish()
 
     def discard(self) -> None:
         """Give up the file; nothing is left behind."""
-        with suppress(OSError, ValueError):  # a full disk also refuses what is still buffered
-            self._file.close()
-        self._part.unlink(missing_ok=True)
+        self._part.discard()
 
 
 class LabelArchive(_File):

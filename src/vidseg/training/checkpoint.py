@@ -1,31 +1,12 @@
 """The state of a run on disk: written whole or not at all, read without running code."""
 
-import contextlib
-import json
-import os
-import socket
-import threading
-import time
 from pathlib import Path
 from typing import IO, Any
 
 import torch
 
 from vidseg.atomic import replacing
-
-STALE_S = 60.0
-HEARTBEAT_S = 10.0
-
-
-def _sync_folder(folder: Path) -> None:
-    """A rename is on disk only when its folder is."""
-    if os.name != "posix":
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+from vidseg.lock import FolderLock
 
 
 class _Recorder:
@@ -64,7 +45,6 @@ def write_state(path: Path, state: dict[str, Any]) -> None:
             if recorder.error is not None:
                 raise recorder.error from error
             raise
-    _sync_folder(path.parent)
 
 
 def read_state(path: Path) -> dict[str, Any]:
@@ -142,78 +122,11 @@ class Checkpoints:
         return read_state(paths[-1]) if paths else None
 
 
-class RunLock:
-    """Keeps a second process from writing the same run folder; a context manager.
-
-    The workers of torchrun outlive a killed launcher, and would go on writing. The lock is a file
-    with the holder's process number and host, touched every 10 s. It is free once its process is
-    dead (seen from the same host) or has not touched it for a minute.
-
-    Args:
-        folder: the run folder.
-
-    Raises:
-        FileExistsError: on entering, if another process holds it; says which.
-    """
+class RunLock(FolderLock):
+    """Keeps a second process from writing the same run folder; as `FolderLock`."""
 
     def __init__(self, folder: Path) -> None:
-        self.path = folder / "run.lock"
-        self._mine = ""
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._beat, daemon=True)
-
-    def __enter__(self) -> "RunLock":
-        mine = self._mine = json.dumps({"pid": os.getpid(), "host": socket.gethostname()})
-        for _ in range(2):
-            try:
-                with self.path.open("x", encoding="utf-8") as file:
-                    file.write(mine)
-                break
-            except FileExistsError:
-                self._clear_if_dead()
-        else:
-            raise FileExistsError(f"another process has just taken {self.path}; try again")
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join()
-        with contextlib.suppress(FileNotFoundError):
-            # A process that was suspended for long may have lost the lock to another.
-            if self.path.read_text(encoding="utf-8") == self._mine:
-                self.path.unlink()
-
-    def _beat(self) -> None:
-        while not self._stop.wait(HEARTBEAT_S):
-            with contextlib.suppress(OSError):
-                os.utime(self.path)
-
-    def _clear_if_dead(self) -> None:
-        with contextlib.suppress(FileNotFoundError):
-            age_s = time.time() - self.path.stat().st_mtime
-            try:
-                holder = json.loads(self.path.read_text(encoding="utf-8"))
-                pid, host = int(holder["pid"]), str(holder["host"])
-            except (ValueError, KeyError, TypeError):
-                pid, host = -1, "an unknown host"
-            dead = age_s > STALE_S or (host == socket.gethostname() and not _is_alive(pid))
-            if not dead:
-                raise FileExistsError(
-                    f"process {pid} on {host} is writing {self.path.parent} (seen {age_s:.0f} s "
-                    "ago); wait for it, stop it, or choose another --out. Workers of torchrun "
-                    "outlive a killed launcher"
-                )
-            self.path.unlink(missing_ok=True)
-
-
-def _is_alive(pid: int) -> bool:
-    if pid <= 0:
-        return False
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
+        super().__init__(
+            folder,
+            advice="choose another --out. Workers of torchrun outlive a killed launcher",
+        )

@@ -4,6 +4,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from vidseg.inside import fault_of
+
 Positive = Annotated[int, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Rate = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -373,6 +375,13 @@ class TrainingConfig(Part):
     trackers: tuple[str, ...] = Field(
         ("tensorboard",), description="Accelerate's trackers beside metrics.jsonl and metrics.csv"
     )
+
+    @field_validator("name")
+    @classmethod
+    def _names_a_folder(cls, name: str) -> str:
+        if fault := fault_of(name):
+            raise ValueError(f"it {fault}; a run's name is that of its folder, such as camvid")
+        return name
 
     @model_validator(mode="after")
     def _fits(self) -> "TrainingConfig":

@@ -19,6 +19,7 @@ from vidseg.inference.context import (
     read_context,
 )
 from vidseg.inference.runner import View
+from vidseg.inside import inside
 from vidseg.segmenter import VideoSegmenter
 from vidseg.training.config import TrainingConfig
 from vidseg.training.digest import digest
@@ -87,7 +88,7 @@ class SavedContexts:
                     f"training knows vidseg.Prototypes of whole videos, the context of "
                     f"{type(model).__name__} is {type(context).__name__}"
                 )
-            file = self.folder / f"{video.name}.safetensors"
+            file = inside(self.folder, f"{video.name}.safetensors")
             file.parent.mkdir(parents=True, exist_ok=True)
             replace(context, video=video.name).save(file)
             if progress is not None:

@@ -12,6 +12,7 @@ from vidseg import methods
 from vidseg.atomic import replacing
 from vidseg.data import Video, VideoDataset
 from vidseg.data.transforms import resize_image, size_within
+from vidseg.inside import inside
 from vidseg.precision import Precision, autocast
 from vidseg.segmenter import Segmentation, VideoSegmenter
 from vidseg.training.config import DistillationConfig
@@ -81,7 +82,7 @@ class SavedScores:
         return torch.from_numpy(np.load(self._path(video, index), allow_pickle=False))
 
     def _path(self, video: Video, index: int) -> Path:
-        return self.folder / video.name / f"{video.frames[index].stem}.npy"
+        return inside(self.folder, f"{video.name}/{video.frames[index].stem}.npy")
 
     def fill(self, dataset: VideoDataset, teacher: VideoSegmenter, precision: Precision) -> None:
         """Score every frame that is not there yet.
@@ -109,7 +110,7 @@ class SavedScores:
             path = self._path(video, index)
             path.parent.mkdir(parents=True, exist_ok=True)
             scores = segmentation.logits[0, 0].to(torch.float16).cpu().numpy()
-            with replacing(path, shared=True) as file:
+            with replacing(path) as file:
                 np.save(file, scores)
 
 

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from vidseg.atomic import replacing
+
 if TYPE_CHECKING:
     from PIL.Image import Image
 
@@ -221,15 +223,9 @@ def save_picture(path: str | Path, picture: np.ndarray | Image) -> Path:
         picture = Image.fromarray(np.ascontiguousarray(picture))
     if picture.mode == "P" and path.suffix.lower() in (".jpg", ".jpeg", ".webp"):
         raise ValueError(f"class indices cannot be kept in {path.suffix}; save labels as .png")
-    # Pillow reads the format from the suffix, so the temporary name keeps it.
-    part = path.with_name(f".{path.stem}.part{path.suffix}")
-    try:
-        picture.save(part)
-        part.replace(path)
-    except OSError as error:  # of a full disk it does not name the file
-        raise OSError(error.errno, error.strerror or str(error), str(path)) from error
-    finally:
-        part.unlink(missing_ok=True)
+    Image.init()
+    with replacing(path) as file:
+        picture.save(file, Image.EXTENSION[path.suffix.lower()])
     return path
 
 

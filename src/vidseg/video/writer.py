@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from fractions import Fraction
@@ -13,12 +10,15 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
+from vidseg.atomic import Part
+from vidseg.interrupts import hold_interrupts
 from vidseg.video.sound import SoundTrack
 
 if TYPE_CHECKING:
     from av import VideoFrame
 
-VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv")
+VIDEO_SUFFIXES = {".mp4": "mp4", ".m4v": "ipod", ".mov": "mov", ".mkv": "matroska"}
+"""libav's container for each suffix."""
 TICKS_PER_FRAME = 16
 MAX_FPS = 1000
 BT709, LIMITED_RANGE = 1, 1  # ISO/IEC 23091-2 and libav
@@ -75,7 +75,7 @@ class VideoWriter:
         self._fps = Fraction(fps).limit_denominator(100_000)
         self._quality = quality
         self._aspect = pixel_aspect
-        self._part = self.path.with_name(f".{self.path.stem}.part{self.path.suffix}")
+        self._part: Part | None = None
         self._sound_from = sound_from
         self._sound: SoundTrack | None = None
         self._container: Any = None
@@ -131,9 +131,8 @@ class VideoWriter:
             container.close()
             self._container = None
             self._release()
-            with self._part.open("rb") as file:
-                os.fsync(file.fileno())
-            self._part.replace(self.path)
+            assert self._part is not None, "a container has its file"
+            self._part.finish()
 
     def discard(self) -> None:
         """Give up the file; nothing is left behind."""
@@ -144,7 +143,8 @@ class VideoWriter:
             with suppress(FFmpegError, OSError):
                 container.close()
         self._release()
-        self._part.unlink(missing_ok=True)
+        if self._part is not None:
+            self._part.discard()
 
     def __enter__(self) -> Self:
         return self
@@ -159,11 +159,14 @@ class VideoWriter:
         import av
         from av.video.reformatter import VideoReformatter
 
-        self._part.touch()  # libav would find out frames later that it may not write here
+        self._part = Part(self.path)
         self._shape, self._first_s = shape, time_s
         self._reformatter = VideoReformatter()
-        options = {} if self.path.suffix.lower() == ".mkv" else {"movflags": "+faststart"}
-        self._container = av.open(str(self._part), "w", options=options)
+        kind = VIDEO_SUFFIXES[self.path.suffix.lower()]
+        options = {} if kind == "matroska" else {"movflags": "+faststart"}
+        # What stands before a colon would else be a protocol.
+        url = f"file:{self._part.path}"
+        self._container = av.open(url, "w", format=kind, options=options)
         stream = self._container.add_stream("libx264", rate=self._fps)
         stream.width, stream.height = (side + side % 2 for side in (shape[1], shape[0]))
         stream.pix_fmt = "yuv420p"
@@ -214,35 +217,3 @@ class VideoWriter:
         except BaseException:
             self.discard()
             raise
-
-
-@contextmanager
-def hold_interrupts() -> Iterator[None]:
-    """Let Ctrl-C, and SIGTERM where it is handled, wait for the end of what must be whole."""
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    handlers = {number: handler for number, handler in handlers.items() if callable(handler)}
-    if threading.current_thread() is not threading.main_thread():
-        handlers = {}
-    held: list[int] = []
-    for number in handlers:
-        signal.signal(number, lambda number, _: held.append(number))
-    try:
-        yield
-    finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
-    if held:
-        handlers[signal.Signals(held[0])](held[0], None)
-
-
-@contextmanager
-def terminate_as_interrupt() -> Iterator[None]:
-    """Let SIGTERM, by which services are stopped, end the work as Ctrl-C does."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
