@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from command_line import run
 from PIL import Image
 
-from command_line import run
 from vidseg.data import Video
-from vidseg.data.check import check_dataset, find_missing, find_splits
+from vidseg.data.check import check_dataset, find_missing, find_splits, grouped
 
 
 def save_frame(path: Path, seed: int, size: tuple[int, int] = (6, 8)) -> Path:
@@ -183,3 +183,97 @@ def test_real_data_has_no_fault(shared: Path, kind: str):
     found = check_dataset(kind, shared / "data" / kind, splits=splits)
     assert found.faults == []
     assert found.splits["val"]["frames"] == {"camvid": 101, "cityscapes": 15}[kind]
+
+
+def make_own(root: Path, masks: dict[str, list[int]], classes: int = 2, **content) -> Path:
+    """Kind folder: a video a split, whose masks are half 0 and half the given values."""
+    for split, values in masks.items():
+        for i, value in enumerate(values):
+            save_frame(root / split / "yard" / "frames" / f"{i}.png", 1000 * len(split) + i)
+            mask = save_label(root / split / "yard" / "masks" / f"{i}.png", value)
+            if value != 255:
+                pixels = np.array(Image.open(mask))
+                pixels[:3] = 0
+                Image.fromarray(pixels).save(mask)
+    names = ["background", "lane", "car", "pole"][:classes]
+    colours = {name: [10 * i, 0, 0] for i, name in enumerate(names)}
+    (root / "classes.json").write_text(json.dumps({"classes": colours, "fps": 10, **content}))
+    return root
+
+
+def test_masks_of_0_and_255_have_a_class_without_a_pixel(tmp_path: Path):
+    root = make_own(tmp_path, {"train": [255, 255], "val": [255]})
+    for path in root.glob("*/yard/masks/*"):  # half 0, half 255
+        pixels = np.array(Image.open(path))
+        pixels[:3] = 0
+        Image.fromarray(pixels).save(path)
+    (fault,) = check_dataset("folder", root).faults
+    assert fault.kind == "class"
+    assert "no label has a pixel of the class lane; there is nothing but back" in fault.message
+    assert '"values": {"0": "background", "255": "lane"}' in fault.message
+    content = json.loads((root / "classes.json").read_text())
+    content["values"] = {"0": "background", "255": "lane"}
+    (root / "classes.json").write_text(json.dumps(content))
+    found = check_dataset("folder", root)
+    assert (found.faults, found.notes) == ([], [])
+    assert found.splits["train"]["class_share"]["lane"] == 0.5
+
+
+def test_labels_that_are_void_throughout(tmp_path: Path):
+    root = make_own(tmp_path, {"train": [255, 255], "val": [255, 1]})
+    found = check_dataset("folder", root)
+    assert [fault.kind for fault in found.faults] == ["class"]
+    assert "/train: not one pixel of its 2 labels counts, all are void" in found.faults[0].message
+    assert "/val: 1 of 2 labels are void throughout" in found.notes[0].message
+
+
+def test_classes_that_are_missing_are_noted(tmp_path: Path):
+    root = make_own(tmp_path, {"train": [1, 2], "val": [1]}, classes=4)
+    found = check_dataset("folder", root)
+    assert found.faults == []
+    told = [note.message for note in found.notes]
+    assert told == [
+        f"{root.name}/val has no pixel of the class car",
+        "no label has a pixel of the class pole",
+    ]
+
+
+def test_masks_counted_from_1(tmp_path: Path):
+    root = make_own(tmp_path, {"train": [4, 4, 3]}, classes=4)
+    found = check_dataset("folder", root)
+    assert "label values [4] mean nothing" in found.faults[0].message
+    assert 'counted from 1: {"0": null, "1": "background", ...}' in found.faults[0].message
+
+
+def test_folders_that_are_not_read(tmp_path: Path):
+    root = make_own(tmp_path, {"train": [1, 1], "val": [1]})
+    (root / "train" / "yard" / "masks" / "notes.txt").write_text("x")
+    (root / "val" / "yard" / "masks").rename(root / "val" / "yard" / "labels")
+    found = check_dataset("folder", root)
+    assert [(f.kind, f.path.name) for f in found.faults] == [("unread", "labels")]
+    assert [n.path.name for n in found.notes if n.kind == "unread"] == ["notes.txt"]
+    assert any("no frame of" in note.message for note in found.notes)
+
+
+def test_equal_faults_are_told_once(tmp_path: Path, capsys):
+    root = make_own(tmp_path, {"train": [7] * 9, "val": [8]})
+    assert run("data", "check", "folder", root) == 1
+    told = capsys.readouterr()
+    assert told.err.count("label values [7]") == 1
+    assert "label (9 times): " in told.err
+    assert "masks/1.png, " in told.err
+    assert "and 5 more" in told.err
+    assert "label values [8]" in told.err
+    assert told.out.rstrip().endswith("10 faults")
+    run("data", "check", "folder", root, "--json")
+    assert len(json.loads(capsys.readouterr().out)["faults"]) == 10
+
+
+def test_sizes_and_blended_colours_are_grouped(tmp_path: Path):
+    root = make_own(tmp_path, {"train": [1] * 6})
+    masks = root / "train" / "yard" / "masks"
+    for i in range(3):
+        save_label(masks / f"{i}.png", 1, (3, 4))
+        save_frame(masks / f"{i + 3}.png", i)
+    groups = grouped(check_dataset("folder", root).faults)
+    assert [(group[0].kind, len(group)) for group in groups] == [("size", 3), ("label", 3)]

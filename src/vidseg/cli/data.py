@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -9,10 +10,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from vidseg.data.check import Check
+    from vidseg.data.check import Check, Fault
     from vidseg.data.prepare import Prepared
 
-SHOWN_FAULTS = 200
+SHOWN_GROUPS = 50
+SHOWN_FILES = 3
 
 app = typer.Typer(no_args_is_help=True, help="Prepare data sets, check and weigh them.")
 prepare = typer.Typer(no_args_is_help=True, help="Make a data set's folders from its raw files.")
@@ -218,13 +220,15 @@ def weights(
 
 def _as_dict(found: Check) -> dict[str, Any]:
     faults = [{"kind": f.kind, "file": str(f.path), "message": f.message} for f in found.faults]
-    return {"splits": found.splits, "faults": faults}
+    notes = [{"kind": n.kind, "file": str(n.path), "message": n.message} for n in found.notes]
+    return {"splits": found.splits, "faults": faults, "notes": notes}
 
 
 def _show(found: Check) -> None:
     from rich.table import Table
 
     from vidseg.cli.console import console, errors
+    from vidseg.data.check import grouped
 
     table = Table("split", "videos", "frames", "labelled", "sizes", "ignored pixels")
     for name, split in found.splits.items():
@@ -238,13 +242,22 @@ def _show(found: Check) -> None:
             f"{split['class_share']['ignored']:.1%}",
         )
     console.print(table)
-    for fault in found.faults[:SHOWN_FAULTS]:
-        # What a reader says of a file names it already.
-        is_named = fault.message.startswith(str(fault.path))
-        text = fault.message if is_named else f"{fault.path}: {fault.message}"
-        errors.print(f"{fault.kind}: {text}", markup=False, soft_wrap=True)
-    rest = len(found.faults) - SHOWN_FAULTS
-    if rest > 0:
-        errors.print(f"... and {rest} more; --json lists all")
+    groups = grouped(found.faults)
+    for group in groups[:SHOWN_GROUPS]:
+        errors.print(_describe(group), markup=False, soft_wrap=True)
+    if len(groups) > SHOWN_GROUPS:
+        errors.print(f"... and {len(groups) - SHOWN_GROUPS} other kinds; --json lists all")
+    for group in grouped(found.notes):
+        console.print(f"note: {_describe(group)}", markup=False, soft_wrap=True)
     count = len(found.faults)
     console.print(f"{count or 'no'} fault{'' if count == 1 else 's'}")
+
+
+def _describe(group: Sequence[Fault]) -> str:
+    """One line for equal faults: the first of them, how many there are, and other files."""
+    first, *others = group
+    if not others:
+        return f"{first.kind}: {first}"
+    files = ", ".join(str(fault.path) for fault in others[:SHOWN_FILES])
+    rest = f" and {len(others) - SHOWN_FILES} more" if len(others) > SHOWN_FILES else ""
+    return f"{first.kind} ({len(group)} times): {first}\n    also {files}{rest}"

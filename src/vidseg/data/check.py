@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -13,6 +14,7 @@ import numpy as np
 
 from vidseg.data import open_dataset, vspw
 from vidseg.data.camvid import SPLITS
+from vidseg.data.check_classes import Tally, judge_classes, unread_files
 from vidseg.data.cityscapes import FRAME_FOLDERS
 from vidseg.data.clip import Video, VideoDataset
 from vidseg.data.files import MissingFilesError
@@ -33,8 +35,8 @@ class Fault:
 
     Attributes:
         kind: "open", "missing file", "missing frame", "frame" (unreadable), "label" (unreadable, or
-            values that are no class), "size", "duplicate", and of VSPW "list" (its lists of videos)
-            and "short" (a video).
+            values that are no class), "size", "duplicate", "class" (without a pixel), "unread" (a
+            folder), and of VSPW "list" (its lists of videos) and "short" (a video).
         path: the file (for a missing frame, the file that comes next).
         message: what is wrong with it.
     """
@@ -43,6 +45,19 @@ class Fault:
     path: Path
     message: str
 
+    def __str__(self) -> str:
+        """The message, with its file where it does not begin with it."""
+        is_named = self.message.startswith(str(self.path))
+        return self.message if is_named else f"{self.path}: {self.message}"
+
+    @property
+    def what(self) -> str:
+        """What equal faults share: the message without files, and without numbers that count."""
+        text = self.message.replace(str(self.path), "")
+        text = re.sub(r"\S*/\S+", "FILE", text)
+        text = re.sub(r"\d+ colours (.*?), such as \[.*?\)\]", r"colours \1", text)
+        return re.sub(r"\d+", "N", text) if self.kind == "missing frame" else text
+
 
 @dataclass
 class Check:
@@ -50,12 +65,26 @@ class Check:
 
     Attributes:
         faults: everything wrong, in the order of splits and videos.
+        notes: what is worth knowing and no fault.
         splits: for each split its videos, frames and labelled frames, the frame sizes (as
             "WxH") with how many frames have them, and the share of each class in the labels.
     """
 
     faults: list[Fault] = field(default_factory=list)
+    notes: list[Fault] = field(default_factory=list)
     splits: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    def tell(self, is_fault: bool, fault: Fault) -> None:
+        """Note something that is a fault, or worth knowing."""
+        (self.faults if is_fault else self.notes).append(fault)
+
+
+def grouped(faults: Sequence[Fault]) -> list[list[Fault]]:
+    """Equal faults together, in the order in which the first of each was found."""
+    groups: dict[tuple[str, str], list[Fault]] = {}
+    for fault in faults:
+        groups.setdefault((fault.kind, fault.what), []).append(fault)
+    return list(groups.values())
 
 
 @dataclass(frozen=True)
@@ -82,7 +111,8 @@ def check_dataset(
     Looked for: splits that cannot be opened, missing frames (gaps of up to three usual steps, and
     frames that a window of `memory_frames` before a label would need), unreadable files, sizes
     that differ within a video or between a frame and its label, label values that are no class,
-    and frames with the same content (in all splits together). Of VSPW also: lists that lack or
+    frames with the same content (in all splits together), labels of which no pixel counts, classes
+    without a pixel, and folders that are not read. Of VSPW also: lists that lack or
     repeat videos, short videos, frames without a mask, and masks of nothing but void.
 
     Args:
@@ -104,6 +134,7 @@ def check_dataset(
     seen: dict[bytes, Path] = {}
     is_vspw = kind == "vspw"
     splits = splits or find_splits(kind, root)
+    tallies: list[Tally] = []
     if is_vspw:
         result.faults += [Fault("list", *found) for found in vspw.list_faults(root)]
     for split in splits:
@@ -115,7 +146,11 @@ def check_dataset(
             result.faults += _find_short(video) if is_vspw else ()
         if is_vspw and dataset.num_labelled:
             result.faults += _find_unlabelled(dataset)
-        _check_files(dataset, split, result, seen, progress, void_is_fault=is_vspw)
+        for is_fault, path, message in unread_files(dataset):
+            result.tell(is_fault, Fault("unread", path, message))
+        tallies.append(_check_files(dataset, split, result, seen, progress, void_is_fault=is_vspw))
+    for is_fault, path, message in judge_classes(tallies, root):
+        result.tell(is_fault, Fault("class", path, message))
     return result
 
 
@@ -228,9 +263,9 @@ def _check_files(
     progress: Progress,
     *,
     void_is_fault: bool,
-) -> None:
+) -> Tally:
     sizes: Counter[tuple[int, int]] = Counter()
-    counts = np.zeros(256, np.int64)
+    tally = Tally(dataset, np.zeros(256, np.int64))
     with progress(f"checking {split}", dataset.num_frames, unit="frames") as meter:
         for video in dataset.videos:
             usual: tuple[Path, tuple[int, int]] | None = None
@@ -248,9 +283,10 @@ def _check_files(
                     message = f"is {_wxh(label.size)}, its frame {path} is {_wxh(frame.size)}"
                     result.faults.append(Fault("size", label_path, message))
                 if label.counts is not None:
-                    counts += label.counts
-                    if void_is_fault and label.counts.sum() == label.counts[dataset.ignore]:
+                    is_void = tally.add(label.counts)
+                    if void_is_fault and is_void:
                         result.faults.append(Fault("label", label_path, "is void throughout"))
+    counts = tally.counts
     total = max(int(counts.sum()), 1)
     shares = {name: int(counts[i]) / total for i, name in enumerate(dataset.classes)}
     result.splits[split] = {
@@ -260,6 +296,7 @@ def _check_files(
         "sizes": {_wxh(size): count for size, count in sizes.items()},
         "class_share": {**shares, "ignored": int(counts[dataset.ignore]) / total},
     }
+    return tally
 
 
 def _judge_frame(
