@@ -78,11 +78,9 @@ def _missing_classes(labelled: list[Tally], root: Path) -> Iterator[tuple[bool, 
     message = f"no label has a pixel of {describe_missing(missing)}"
     if len(seen) == 1:
         hint = _binary_hint(dataset) if void else ""
-        yield (
-            _is_own(labelled[0]),
-            root,
-            f"{message}; there is nothing but {seen[0]} to learn{hint}",
-        )
+        is_whole = all(tally.read == tally.dataset.num_labelled for tally in labelled)
+        message += f"; there is nothing but {seen[0]} to learn{hint}"
+        yield is_whole and _is_own(labelled[0]), root, message
     else:
         yield False, root, message
 
