@@ -140,9 +140,16 @@ def _tell(done: Prepared, out: Path, kind: str) -> None:
         raise typer.Exit(1)
 
 
+DataKind = Annotated[
+    str, typer.Argument(help="camvid, cityscapes, folder, kitti-step, vipseg or vspw.")
+]
+
+
 @app.command()
 def check(
-    kind: Annotated[str, typer.Argument(help="camvid, cityscapes, folder or vspw.")],
+    kind: Annotated[
+        str, typer.Argument(help="camvid, cityscapes, folder, kitti-step, vipseg or vspw.")
+    ],
     root: Annotated[Path, typer.Argument(help="Folder of the data set.")],
     split: Annotated[
         list[str] | None, typer.Option("--split", help="Only this split (may be repeated).")
@@ -179,7 +186,9 @@ def check(
 
 @app.command()
 def weights(
-    kind: Annotated[str, typer.Argument(help="camvid, cityscapes, folder or vspw.")],
+    kind: Annotated[
+        str, typer.Argument(help="camvid, cityscapes, folder, kitti-step, vipseg or vspw.")
+    ],
     root: Annotated[Path, typer.Argument(help="Folder of the data set.")],
     split: Annotated[str, typer.Option("--split", help="Part to count.")] = "train",
     constant: Annotated[

@@ -20,7 +20,7 @@ Data = Annotated[
     str | None,
     typer.Option(
         "--data",
-        help="camvid (default), cityscapes, folder, synthetic or vspw.",
+        help="camvid (default), cityscapes, folder, kitti-step, synthetic, vipseg or vspw.",
         rich_help_panel=WHAT,
     ),
 ]

@@ -20,7 +20,7 @@ from vidseg.data.windows import drawn, preceding, spaced
 from vidseg.inside import fault_of
 from vidseg.suggest import did_you_mean
 
-KINDS = ("camvid", "cityscapes", "folder", "synthetic", "vspw")
+KINDS = ("camvid", "cityscapes", "folder", "kitti-step", "synthetic", "vipseg", "vspw")
 
 
 def open_dataset(
@@ -29,7 +29,7 @@ def open_dataset(
     """Open a data set.
 
     Args:
-        kind: "camvid", "cityscapes", "folder", "synthetic" or "vspw".
+        kind: one of `KINDS`.
         root: its folder; None where it is rendered in memory.
         split: such as "train", "val" or "test".
         **options: of the kind: `protocol` of CamVid, `labels` of Cityscapes, ...; see docs/data.md.
@@ -76,6 +76,10 @@ def _maker(kind: str) -> Callable[..., VideoDataset]:
         from vidseg.data.synthetic import SyntheticDataset
 
         return SyntheticDataset
+    if kind in ("kitti-step", "vipseg"):
+        from vidseg.data.panoptic import KittiStep, VIPSeg
+
+        return VIPSeg if kind == "vipseg" else KittiStep
     if kind == "vspw":
         from vidseg.data.vspw import VSPW
 

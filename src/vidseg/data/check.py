@@ -22,7 +22,7 @@ from vidseg.data.prepare import Progress, silent
 from vidseg.data.threads import in_threads
 from vidseg.suggest import did_you_mean
 
-KINDS_ON_DISK = ("camvid", "cityscapes", "folder", "vspw")
+KINDS_ON_DISK = ("camvid", "cityscapes", "folder", "kitti-step", "vipseg", "vspw")
 # Gaps up to this many usual steps are missing frames; longer ones are cuts between drives.
 _MAX_GAP_STEPS = 3
 # The frames that a clip of CFFM spans: three gaps of three frames.
@@ -214,8 +214,10 @@ def find_splits(kind: str, root: Path) -> list[str]:
     """
     if not root.is_dir():
         raise FileNotFoundError(f"{root}, the folder of the data set {kind!r}, does not exist")
-    if kind == "vspw":
+    if kind in ("vspw", "vipseg"):
         names = list(vspw.lists_of(root))
+    elif kind == "kitti-step":
+        names = sorted(path.name for path in (root / "images").glob("[!.]*/"))
     elif kind == "camvid":
         names = [
             split

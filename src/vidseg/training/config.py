@@ -63,7 +63,9 @@ class ChosenMemory(Part):
 class Source(Part):
     """A data set: what vidseg.data.open_dataset takes."""
 
-    kind: str = Field(description="cityscapes, camvid, folder, synthetic or vspw")
+    kind: str = Field(
+        description="camvid, cityscapes, folder, kitti-step, synthetic, vipseg or vspw"
+    )
     root: str | None = Field(None, description="folder of the data set")
     split: str = Field("train", description="part of the data set")
     options: dict[str, Any] = Field({}, description="further arguments of open_dataset")
