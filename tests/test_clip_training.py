@@ -358,7 +358,7 @@ def test_a_batch_carries_the_prototypes_of_its_videos(tmp_path: Path, trained_cf
     )
     assert set(loss) == {"loss", "main"}
     assert loss["loss"].requires_grad
-    assert segmentation.aux.keys() == {"feature"}
+    assert segmentation.aux == {}
 
 
 def test_contexts_are_found_once_for_one_set_of_weights(tmp_path, trained_cffm, caplog) -> None:

@@ -15,9 +15,9 @@ from small_runs import VALUES, config_with
 from torch import nn
 
 import vidseg
+import vidseg.losses.criterion as criterion_module
 import vidseg.training.devices as devices_module
 import vidseg.training.loop as loop_module
-import vidseg.training.step as step_module
 from vidseg.training.config import OptimiserConfig
 from vidseg.training.folder import Metrics, read_metrics
 from vidseg.training.loop import NonFiniteLoss, train
@@ -409,7 +409,7 @@ def test_what_is_unsafe_on_a_cpu_is_refused(tmp_path: Path, monkeypatch) -> None
 @pytest.mark.parametrize("what", ["loss", "gradient"])
 def test_a_non_finite_loss_stops_before_the_step(tmp_path, monkeypatch, what) -> None:
     taken: list[dict[str, torch.Tensor]] = []
-    honest = step_module.cross_entropy
+    honest = criterion_module.cross_entropy
 
     def broken(logits, labels, **options):
         taken.append({})
@@ -419,7 +419,7 @@ def test_a_non_finite_loss_stops_before_the_step(tmp_path, monkeypatch, what) ->
         factor = torch.tensor(float("nan")) if what == "loss" else _InfiniteSlope.apply(value)
         return value * factor if what == "loss" else factor
 
-    monkeypatch.setattr(step_module, "cross_entropy", broken)
+    monkeypatch.setattr(criterion_module, "cross_entropy", broken)
     with pytest.raises(NonFiniteLoss, match=f"the {what} is not finite at step 2") as error:
         train(config_with("checkpoint.every=1", "iterations=3"), tmp_path / "run")
     assert str(error.value).count("street_") == 4

@@ -170,10 +170,11 @@ def test_what_cannot_be_frozen(words: list[str], message: str, tmp_path: Path) -
 
 
 def test_the_host_of_a_local_memory_by_name() -> None:
-    assert vidseg.create("lmanet_tiny", num_classes=3).host_parts == ("backbone", "decoder")
+    model = vidseg.create("lmanet_tiny", num_classes=3)
+    assert model.training_needs().host_parts == ("backbone", "decoder")
     with torch.device("meta"):
         pyramid = vidseg.create("lmanet_pspnet50", num_classes=3)
-    assert pyramid.host_parts == ("backbone", "ppm", "cls")
+    assert pyramid.training_needs().host_parts == ("backbone", "ppm", "cls")
 
 
 def test_a_local_memory_of_ones_own_is_trained_and_resumed(host: Path, tmp_path: Path) -> None:
@@ -358,8 +359,9 @@ def test_the_first_stage_of_a_recipe_gives_all_that_the_second_keeps(name: str) 
     parts = frozen_parts(model, config.freeze)
     kept = [k for k in model.state_dict() if k.startswith(tuple(f"{p}." for p in parts))]
     assert {k: shapes.get(k) for k in kept} == {k: model.state_dict()[k].shape for k in kept}
-    if model.host_parts:  # a local memory, whose authors weight the classes
-        assert config.freeze.parts == parts == model.host_parts
+    host = model.training_needs().host_parts
+    if host:  # a local memory, whose authors weight the classes
+        assert config.freeze.parts == parts == host
         assert config.loss.class_weights is not None
         assert all(model.card.next_side(side) == side for side in config.data.crop)
     else:

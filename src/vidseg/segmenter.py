@@ -10,7 +10,8 @@ in one place, `VideoSegmenter.forward`, so that clip and stream cannot differ.
 Shapes: B streams, T frames, T' frames read out, C classes, H W full size, h w output stride.
 """
 
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal, Self
 
 import torch
@@ -19,53 +20,11 @@ from torch.utils import _pytree as pytree
 
 from vidseg.card import Card
 from vidseg.layers.resize import largest_class, resize
-from vidseg.values import register_value
-
-"""The label of pixels that take part in no loss and no metric."""
+from vidseg.losses.criterion import CROSS_ENTROPY, Criterion
+from vidseg.values import Memory, register_value
 
 Feature = Any
 """A pytree of (N, ...) tensors: what `encode` makes of N frames."""
-
-
-@dataclass(frozen=True)
-class Memory:
-    """What a method knows of the past: a value, never edited.
-
-    Subclasses are frozen dataclasses of tensors, or of fixed-length tuples of tensors, oldest
-    first. Each is a pytree, can be pickled and moved. The base class is the memory of a method
-    that has none.
-
-    Attributes:
-        frames_seen: frames remembered so far; static (not a leaf), saturates where warm-up ends.
-    """
-
-    frames_seen: int = field(default=0, kw_only=True)
-
-    def __init_subclass__(cls, **options: Any) -> None:
-        super().__init_subclass__(**options)
-        register_value(cls, static=frozenset({"frames_seen"}))
-
-    def to(self, *args: Any, **options: Any) -> "Memory":
-        """The same memory on another device or of another dtype; arguments as `Tensor.to`."""
-        return pytree.tree_map(lambda leaf: leaf.to(*args, **options), self)
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of all tensors together."""
-        return sum(leaf.nbytes for leaf in pytree.tree_leaves(self))
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {name: pytree.tree_map(_own_storage, value) for name, value in vars(self).items()}
-
-
-register_value(Memory, static=frozenset({"frames_seen"}))
-
-
-def _own_storage(leaf: Any) -> Any:
-    """A leaf may be a view into a whole encoded clip; pickle would write all of the clip."""
-    if isinstance(leaf, Tensor) and leaf.untyped_storage().nbytes() > leaf.nbytes:
-        return leaf.clone()
-    return leaf
 
 
 @dataclass(frozen=True)
@@ -74,16 +33,19 @@ class Segmentation:
 
     Attributes:
         logits: (B, T', C, h, w) at the output stride.
-        aux: name -> (B, T', C, h', w'), outputs for training, and "feature" (B, T', D, h, w), what
-            a student copies; empty unless asked for.
+        aux: outputs for training, as the method's `auxiliary` names them and its `losses` reads
+            them; empty unless asked for.
         image_size: (H, W) of the frames.
         align_corners: how the method's logits are resized.
+        feature: (B, T', D, h, w), the map that a student copies from a teacher; None unless the
+            training outputs were asked for.
     """
 
     logits: Tensor
     aux: dict[str, Tensor]
     image_size: tuple[int, int]
     align_corners: bool
+    feature: Tensor | None = None
 
     def resize(self, size: tuple[int, int] | None = None) -> Tensor:
         """Logits at full size.
@@ -117,6 +79,31 @@ class Segmentation:
 register_value(Segmentation, static=frozenset({"image_size", "align_corners"}))
 
 
+def last_leaf(fused: Feature) -> Tensor:
+    """The last tensor of a pytree."""
+    return pytree.tree_leaves(fused)[-1]
+
+
+@dataclass(frozen=True)
+class TrainingNeeds:
+    """What a segmenter wants of its trainer, and nobody else asks for.
+
+    Attributes:
+        frame_statistics: encode frame by frame, the last one first, so that batch normalisation
+            sees one time index at a time (TMANet's authors); otherwise a clip is one batch.
+        clip_labels: `losses` also reads the labels of earlier frames of the chunk.
+        host_parts: names of the modules that an image network brought, where the method was put
+            into one; a second stage of training keeps them as they are.
+        distilled: picks the (N, D, h, w) map that a student copies from a teacher out of what
+            `decode` reads.
+    """
+
+    frame_statistics: bool = False
+    clip_labels: bool = False
+    host_parts: tuple[str, ...] = ()
+    distilled: Callable[[Feature], Tensor] = last_leaf
+
+
 class VideoSegmenter(nn.Module):
     """A method of video semantic segmentation, written as hooks without time.
 
@@ -130,14 +117,7 @@ class VideoSegmenter(nn.Module):
         recurrent: `remember` reads `fused`, so every frame must be fused.
         causal: False where the context needs the whole video.
         period: after how many frames the encoder repeats (methods with a turn of sub-networks).
-        frame_statistics: in training, encode frame by frame, the last one first, so that batch
-            normalisation sees one time index at a time (TMANet's authors); the default encodes
-            the clip as one batch.
         prefers_channels_last: on a CPU its convolutions are faster in this memory layout.
-        needs_clip_labels: its auxiliary output "frames" has logits of every frame of the chunk by
-            itself, and training compares them with each frame's own labels.
-        host_parts: names of the modules that an image network brought, where the method was put
-            into one; a second stage of training keeps them as they are.
         card: what it takes to use the model: classes, colours, normalisation, licence.
     """
 
@@ -147,11 +127,8 @@ class VideoSegmenter(nn.Module):
     horizon: float = 0
     num_classes: int
     align_corners: bool = False
-    frame_statistics: bool = False
     prefers_channels_last: bool = False
-    needs_clip_labels: ClassVar[bool] = False
     memory_type: ClassVar[type[Memory]] = Memory
-    host_parts: tuple[str, ...] = ()
     card: Card = Card()
 
     def encode(self, frames: Tensor) -> Feature:
@@ -175,23 +152,47 @@ class VideoSegmenter(nn.Module):
         return memory
 
     def auxiliary(self, features: Feature, fused: Feature) -> dict[str, Tensor]:
-        """Further logits, for training.
+        """Further outputs, for training.
 
         Args:
             features: `encode`'s pytree, of (B, T, ...) tensors, all frames of the chunk.
             fused: `fuse`'s pytree, of (B, T', ...) tensors, the frames that are read out.
 
         Returns:
-            name -> (B, T', C, h', w').
+            name -> tensor. The default of `losses` takes each for logits (B, T', C, h', w').
         """
         return {}
 
-    def distillable(self, fused: Feature) -> Tensor:
-        """The (N, D, h, w) map that a student copies from a teacher: what `decode` classifies.
+    def losses(
+        self,
+        segmentation: Segmentation,
+        batch: Mapping[str, Tensor],
+        criterion: Criterion = CROSS_ENTROPY,
+    ) -> dict[str, tuple[Tensor, float]]:
+        """The terms of the training loss, for the last frame that was read out.
 
-        By default the last leaf of `fused`.
+        The default compares the logits and every auxiliary output with the labels.
+
+        Args:
+            segmentation: what `forward` returned in training.
+            batch: "labels" (B, H, W) int64, and "clip_labels" (B, T, H, W) with "labelled" (B, T)
+                where `training_needs` asks for them.
+            criterion: how logits are compared with labels, and the weights of a run.
+
+        Returns:
+            name -> a scalar and its weight; the loss is the weighted sum.
         """
-        return pytree.tree_leaves(fused)[-1]
+        align, labels = segmentation.align_corners, batch["labels"]
+        main = criterion(segmentation.logits[:, -1], labels, align_corners=align)
+        terms = {"main": (main, 1.0)}
+        for name, logits in segmentation.aux.items():
+            term = criterion(logits[:, -1], labels, align_corners=align, is_main=False)
+            terms[name] = (term, criterion.auxiliary_weight)
+        return terms
+
+    def training_needs(self) -> TrainingNeeds:
+        """What it wants of its trainer."""
+        return TrainingNeeds()
 
     def window_frames(self, t: int) -> tuple[int, ...]:
         """The frame indices that frame `t` needs, oldest first, itself last."""
@@ -235,8 +236,8 @@ class VideoSegmenter(nn.Module):
             frames: (B, T, 3, H, W) float, normalised by the model's card, in time order.
             memory: what an earlier call returned for the same streams; None starts new ones.
             readout: "all" frames, or only the "last" (earlier ones are then only remembered).
-            aux: also give the training outputs, by default in training mode: the logits of
-                `auxiliary`, and as "feature" the map of `distillable`.
+            aux: also give the training outputs, by default in training mode: those of
+                `auxiliary`, and the feature that a student copies.
             context: what the method wants to know of the whole video (CFFM++'s prototypes), given
                 with the first chunk; the memory carries it on.
 
@@ -270,13 +271,14 @@ class VideoSegmenter(nn.Module):
         flat = _stack_frames(fused_frames)
         split = (batch, len(fused_frames))
         logits = self.decode(flat).unflatten(0, split)
-        outputs = {}
+        size = (frames.shape[-2], frames.shape[-1])
+        segmentation = Segmentation(logits, {}, size, self.align_corners)
         if self.training if aux is None else aux:
             fused = pytree.tree_map(lambda x: x.unflatten(0, split), flat)
-            feature = self.distillable(flat).unflatten(0, split)
-            outputs = {**self.auxiliary(features, fused), "feature": feature}
-        size = (frames.shape[-2], frames.shape[-1])
-        return Segmentation(logits, outputs, size, self.align_corners), memory
+            outputs = self.auxiliary(features, fused)
+            feature = self.training_needs().distilled(flat).unflatten(0, split)
+            segmentation = replace(segmentation, aux=outputs, feature=feature)
+        return segmentation, memory
 
     def step(
         self, frame: Tensor, memory: Any = None, *, context: Any = None
@@ -314,7 +316,7 @@ class VideoSegmenter(nn.Module):
     def _encode_clip(self, frames: Tensor) -> Feature:
         """(B, T, 3, H, W) -> a pytree of (B, T, ...) tensors."""
         batch, length = frames.shape[:2]
-        if self.frame_statistics and self.training and length > 1:
+        if self.training and length > 1 and self.training_needs().frame_statistics:
             last, *earlier = [self.encode(frames[:, t]) for t in (length - 1, *range(length - 1))]
             return pytree.tree_map(lambda *xs: torch.stack(xs, 1), *earlier, last)
         features = self.encode(frames.flatten(0, 1))

@@ -1,8 +1,9 @@
 """Frozen dataclasses of tensors that torch can take apart and put together: values."""
 
-from dataclasses import fields
+from dataclasses import dataclass, field, fields
 from typing import Any
 
+from torch import Tensor
 from torch.utils import _pytree as pytree
 
 Size = tuple[int, int]
@@ -40,3 +41,48 @@ def register_value(cls: type, static: frozenset[str]) -> None:
         flatten_with_keys_fn=flatten_with_keys,
         serialized_type_name=f"{cls.__module__}.{cls.__qualname__}",
     )
+
+
+STATIC = frozenset({"frames_seen"})
+"""The fields of a `Memory` that are no tensors."""
+
+
+@dataclass(frozen=True)
+class Memory:
+    """What a method knows of the past: a value, never edited.
+
+    Subclasses are frozen dataclasses of tensors, or of fixed-length tuples of tensors, oldest
+    first. Each is a pytree, can be pickled and moved. The base class is the memory of a method
+    that has none.
+
+    Attributes:
+        frames_seen: frames remembered so far; static (not a leaf), saturates where warm-up ends.
+    """
+
+    frames_seen: int = field(default=0, kw_only=True)
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        register_value(cls, static=STATIC)
+
+    def to(self, *args: Any, **options: Any) -> "Memory":
+        """The same memory on another device or of another dtype; arguments as `Tensor.to`."""
+        return pytree.tree_map(lambda leaf: leaf.to(*args, **options), self)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all tensors together."""
+        return sum(leaf.nbytes for leaf in pytree.tree_leaves(self))
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: pytree.tree_map(_own_storage, value) for name, value in vars(self).items()}
+
+
+register_value(Memory, static=STATIC)
+
+
+def _own_storage(leaf: Any) -> Any:
+    """A leaf may be a view into a whole encoded clip; pickle would write all of the clip."""
+    if isinstance(leaf, Tensor) and leaf.untyped_storage().nbytes() > leaf.nbytes:
+        return leaf.clone()
+    return leaf

@@ -72,7 +72,7 @@ def test_only_the_branch_is_trained(prototypes):
     segmentation, _ = model(
         frames, readout="last", context=context if prototypes == "video" else None
     )
-    assert set(segmentation.aux) == {"feature"}
+    assert segmentation.aux == {}
     segmentation.logits.square().mean().backward()
     optimiser.step()
     changed = {
@@ -220,9 +220,21 @@ def test_running_prototypes_have_a_name_and_no_future():
     with torch.no_grad():
         logits, memory = model(frames)
         other, _ = model(changed)
-        assert model.summarize(frames) is not None
     assert torch.equal(logits.logits[:, :5], other.logits[:, :5])
     assert memory.context.centers.shape == (1, 6, 16)
+
+
+def test_running_prototypes_take_what_their_own_summary_gives():
+    model = settle(CFFMPlus.tiny(3, prototypes="running")).eval()
+    frames = clip(1, 6)
+    assert model.context_frames(45) == ()
+    with torch.no_grad():
+        summary = model.summarize(frames)
+        assert summary is None
+        with_it, plain = model(frames, context=summary)[0], model(frames)[0]
+    assert torch.equal(with_it.logits, plain.logits)
+    with pytest.raises(ValueError, match="got values up to"):
+        model.summarize(torch.full_like(frames, 255))
 
 
 def test_running_prototypes_are_means_of_what_came():

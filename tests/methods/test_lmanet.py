@@ -270,7 +270,7 @@ def test_any_image_network_gets_a_local_memory(host):
     torch.manual_seed(0)
     model = settle(HOSTS[host]())
     assert model.num_classes == 4
-    assert model.host_parts == ("host",)
+    assert model.training_needs().host_parts == ("host",)
     assert (model.attention.value_channels is None) == (host == "wide")
     check_laws(model, batch=1, size=(24, 32))
 

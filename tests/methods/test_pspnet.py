@@ -114,18 +114,20 @@ def test_every_method_gives_the_map_that_students_copy(family):
     with torch.no_grad():
         whole, _ = model(frames, aux=True, context=context)
         last, _ = model(frames, aux=True, readout="last", context=context)
-        assert model(frames, context=context)[0].aux == {}
-    feature = whole.aux["feature"]
+        plain = model(frames, context=context)[0]
+    assert plain.aux == {}
+    assert plain.feature is None
+    feature = whole.feature
     assert feature.shape[:2] == (2, 3)
     assert feature.dim() == 5
-    torch.testing.assert_close(last.aux["feature"], feature[:, -1:])
-    assert "feature" in model.train()(frames, context=context)[0].aux
+    torch.testing.assert_close(last.feature, feature[:, -1:])
+    assert model.train()(frames, context=context)[0].feature is not None
 
 
 def test_the_map_is_pooled_once():
     """A second pass would move the running statistics of the pyramid's norms twice."""
     model = PSPNet.tiny(3).train()
     segmentation, _ = model(torch.randn(2, 1, 3, 40, 56), aux=True)
-    assert segmentation.aux["feature"].shape == (2, 1, model.ppm.out_channels, 5, 7)
+    assert segmentation.feature.shape == (2, 1, model.ppm.out_channels, 5, 7)
     norms = [m for m in model.ppm.modules() if isinstance(m, torch.nn.BatchNorm2d)]
     assert [int(norm.num_batches_tracked) for norm in norms] == [1] * 4

@@ -17,7 +17,7 @@ def test_pspnet18(shared):
         stages = model.backbone(image)
         taps = {f"layer{i + 1}": stage for i, stage in enumerate(stages)}
         taps["layer0"] = model.backbone.maxpool(model.backbone.stem(image))
-        taps["fea"] = segmentation.aux["feature"][:, 0]
+        taps["fea"] = segmentation.feature[:, 0]
         taps["logits_low"] = segmentation.logits[:, 0]
         taps["aux_low"] = segmentation.aux["auxiliary"][:, 0]
         taps["logits"] = segmentation.resize()[:, 0]

@@ -7,6 +7,7 @@ network, so it stands here, without one.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from operator import attrgetter
 from typing import Any, NamedTuple, Self
 
 import torch
@@ -18,7 +19,7 @@ from vidseg.card import Card
 from vidseg.layers.gated_fusion import REDUCED
 from vidseg.layers.local_attention import Border
 from vidseg.layers.memory_attention import KeyValue, LocalMemoryAttention
-from vidseg.segmenter import Memory, VideoSegmenter
+from vidseg.segmenter import Memory, TrainingNeeds, VideoSegmenter
 
 
 @dataclass(frozen=True)
@@ -62,11 +63,11 @@ class LocalMemorySegmenter(VideoSegmenter):
 
     memory_type = FrameMemory
 
-    @property
-    def host_parts(self) -> tuple[str, ...]:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """The modules of the image network; the rest came with the memory."""
+    def training_needs(self) -> TrainingNeeds:
+        """The image network is the host; a student copies the decoder's map."""
         added = ("attention", "first_encoder", "read_decoder")
-        return tuple(name for name, _ in self.named_children() if name not in added)
+        host = tuple(name for name, _ in self.named_children() if name not in added)
+        return TrainingNeeds(host_parts=host, distilled=attrgetter("map"))
 
     def encode_image(self, frames: Tensor) -> Tensor:
         """(N, 3, H, W) -> (N, D, h, w): the first half."""
@@ -152,10 +153,6 @@ class LocalMemorySegmenter(VideoSegmenter):
     def decode(self, fused: Fused) -> Tensor:
         """-> (N, C, h', w') logits."""
         return self.decode_map(fused.map, *fused.rest)
-
-    def distillable(self, fused: Fused) -> Tensor:
-        """The decoder's map."""
-        return fused.map
 
     def remember(self, memory: FrameMemory, feature: Encoded, fused: Fused | None) -> FrameMemory:
         """The frame becomes the newest, the oldest is forgotten."""

@@ -116,15 +116,17 @@ def _make_twin(
     """The method's host, or FCN on its backbone, with the options shared with the model."""
     import inspect
 
-    from vidseg.methods import METHODS, create, model_names
+    from vidseg.methods import METHODS, create, find_method, model_names
 
-    family, _, variant = network.card.architecture.partition("_")
-    twins = getattr(METHODS.get(family), "twins", {})
-    name = wanted or twins.get(variant, f"fcn_{variant}")
-    if name == "none" or (wanted is None and (family == "fcn" or name not in model_names())):
+    is_named = network.card.architecture in model_names()
+    method, variant = find_method(network.card.architecture) if is_named else (None, "")
+    name = wanted or (method.twins.get(variant, f"fcn_{variant}") if method else "none")
+    if name == "none" or (
+        wanted is None and (method is METHODS["fcn"] or name not in model_names())
+    ):
         return None, None
-    known = inspect.signature(METHODS.get(name.partition("_")[0], create)).parameters
-    theirs = inspect.signature(METHODS[family]).parameters if family in METHODS else {}
+    known = inspect.signature(find_method(name)[0]).parameters
+    theirs = inspect.signature(method).parameters if method else {}
     options = {k: v for k, v in network.card.options.items() if k in known or k not in theirs}
     return name, create(name, **{"num_classes": network.num_classes, **options})
 

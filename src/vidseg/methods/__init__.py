@@ -2,10 +2,9 @@
 
 import inspect
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor
 
@@ -18,16 +17,16 @@ from vidseg.methods.cffmpp import CFFMPlus
 from vidseg.methods.erfnet import ERFNet
 from vidseg.methods.fcn import FCN
 from vidseg.methods.lmanet import LMANet
+from vidseg.methods.method import Method, Options
 from vidseg.methods.pspnet import PSPNet
 from vidseg.methods.segformer import SegFormer
 from vidseg.methods.tmanet import TMANet
-from vidseg.segmenter import VideoSegmenter
 from vidseg.suggest import did_you_mean
 from vidseg.weights import load_file, read_checkpoint, state_dict_of
 
 log = logging.getLogger("vidseg.methods")
 
-METHODS: dict[str, Any] = {
+METHODS: dict[str, type[Method]] = {
     "fcn": FCN,
     "pspnet": PSPNet,
     "erfnet": ERFNet,
@@ -37,16 +36,10 @@ METHODS: dict[str, Any] = {
     "cffm": CFFM,
     "cffmpp": CFFMPlus,
 }
-"""family -> class; `create` takes family_variant, or the family where a variant has no name."""
+"""family -> class; the names that `create` takes are those of `Method.names`."""
 
-OFFICIAL: dict[str, Any] = {
-    "tmanet": TMANet,
-    "etc": PSPNet,
-    "erfnet": ERFNet,
-    "lmanet": LMANet,
-    "segformer": SegFormer,
-    "cffm": CFFM,
-    "cffmpp": CFFMPlus,
+OFFICIAL: dict[str, type[Method]] = {
+    name: method for method in METHODS.values() for name in method.official_names
 }
 """paper -> the class that its authors' checkpoints become; `load_official` takes the paper."""
 
@@ -56,18 +49,29 @@ DEFAULT_WEIGHTS = "tmanet_mobilenetv2_camvid"
 
 def model_names() -> list[str]:
     """Every name that `create` takes."""
-    return [_name(family, variant) for family, cls in METHODS.items() for variant in cls.variants]
+    return [name for family, method in METHODS.items() for name in method.names(family)]
 
 
-def _name(family: str, variant: str) -> str:
-    return f"{family}_{variant}" if variant else family
+def find_method(name: str) -> tuple[type[Method], str]:
+    """The class and the variant of a model's name.
+
+    Args:
+        name: as `create` takes it.
+
+    Raises:
+        ValueError: the name is unknown.
+    """
+    for family, method in METHODS.items():
+        if name in (names := method.names(family)):
+            return method, names[name]
+    raise ValueError(f"unknown model {name!r}{did_you_mean(name, model_names())}")
 
 
-def create(name: str, num_classes: int, **options: Any) -> VideoSegmenter:
+def create(name: str, num_classes: int, **options: object) -> Method:
     """Make a model by name.
 
     Args:
-        name: family_variant, such as "tmanet_r50", or "erfnet"; `model_names()` lists them.
+        name: such as "tmanet_r50" or "erfnet"; `model_names()` lists them.
         num_classes: C.
         options: further arguments of the method's class, such as memory_frames=4; also
             backbone_weights="imagenet" or a file.
@@ -83,54 +87,49 @@ def create(name: str, num_classes: int, **options: Any) -> VideoSegmenter:
         >>> create("tmanet_tiny", num_classes=3).num_classes
         3
     """
-    family, _, variant = name.partition("_")
-    if family not in METHODS or variant not in METHODS[family].variants:
-        raise ValueError(f"unknown model {name!r}{did_you_mean(name, model_names())}")
+    method, variant = find_method(name)
     if num_classes < 1:
         raise ValueError(f"num_classes must be at least 1, got {num_classes}")
-    arguments = {**METHODS[family].variants[variant], **options}
+    arguments = {**method.variants[variant], **options}
     try:
-        model = METHODS[family](num_classes, **arguments)
+        model = method(num_classes, **arguments)
     except TypeError as error:
-        known = _options_of(METHODS[family], arguments)
+        known = _options_of(method, arguments)
         for option in (option for option in options if option not in known):
             hint = did_you_mean(option, known)
             raise TypeError(f"{name} has no option {option!r}{hint}") from error
-        raise TypeError(f"{name}: {error}; see help(vidseg.methods.{family})") from error
+        raise TypeError(f"{name}: {error}; see help({method.__module__})") from error
     kept = {k: v for k, v in options.items() if k != "backbone_weights"}
-    changes: dict[str, Any] = {
-        "architecture": name,
-        "options": {"num_classes": num_classes, **kept},
-    }
+    card = replace(model.card, architecture=name, options={"num_classes": num_classes, **kept})
     if options.get("tensorflow"):
-        changes |= {"mean": (127.5,) * 3, "std": (127.5,) * 3}
-    model.card = replace(model.card, **changes)
+        card = replace(card, mean=(127.5,) * 3, std=(127.5,) * 3)
+    model.card = card
     return model
 
 
-def _options_of(method: Any, arguments: dict[str, Any]) -> list[str]:
+def _options_of(method: type[Method], arguments: Options) -> list[str]:
     """The names of what a method's class takes by name, and of what its backbone takes."""
-    makers = [method]
+    makers: list[Callable[..., object]] = [method]
     if "backbone" in arguments:
         makers.append(network_of(arguments["backbone"]))
     return [name for maker in makers for name in _keywords(maker)]
 
 
-def _official_options(method: Any) -> list[str]:
+def _official_options(method: type[Method]) -> list[str]:
     """The names of what `from_official` takes: its own, or all of the class's where it hands on."""
     parameters = inspect.signature(method.from_official).parameters.values()
     is_open = any(p.kind is p.VAR_KEYWORD for p in parameters)
     return _keywords(method if is_open else method.from_official)
 
 
-def _keywords(maker: Any) -> list[str]:
+def _keywords(maker: Callable[..., object]) -> list[str]:
     parameters = inspect.signature(maker).parameters.values()
     return [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
 
 
 def load(
-    name_or_path: str | Path | None = None, *, device: str = "cpu", **options: Any
-) -> VideoSegmenter:
+    name_or_path: str | Path | None = None, *, device: str = "cpu", **options: object
+) -> Method:
     """Load a trained model, ready to use.
 
     Args:
@@ -166,9 +165,7 @@ def load(
     return model.eval().to(device)
 
 
-def _check_fit(
-    model: VideoSegmenter, tensors: dict[str, Tensor], path: Path, options: dict[str, Any]
-) -> None:
+def _check_fit(model: Method, tensors: dict[str, Tensor], path: Path, options: Options) -> None:
     """Raise ValueError where options ask for other tensors than there are."""
     shapes = ({name: t.shape for name, t in kept.items()} for kept in (model.state_dict(), tensors))
     ours, theirs = (set(found.items()) for found in shapes)
@@ -219,8 +216,8 @@ def _find(name_or_path: str | Path | None) -> Path:
 
 
 def load_official(
-    method: str, source: Mapping[str, Tensor] | str | Path, **options: Any
-) -> VideoSegmenter:
+    method: str, source: Mapping[str, Tensor] | str | Path, **options: object
+) -> Method:
     """Load a checkpoint of a method's authors; sizes are inferred from the tensors.
 
     Args:
@@ -265,22 +262,21 @@ def dead_keys(method: str, tensors: dict[str, Tensor]) -> dict[str, str]:
     Returns:
         key -> reason.
     """
-    find = getattr(OFFICIAL[method], "dead_keys", None)
-    return find(tensors) if find else {}
+    return OFFICIAL[method].dead_keys(tensors)
 
 
-def _official_card(model: VideoSegmenter, arguments: dict[str, Any], source: Any) -> Card:
-    cls: Any = type(model)
+def _official_card(
+    model: Method, arguments: Options, source: Mapping[str, Tensor] | str | Path
+) -> Card:
+    cls = type(model)
     family = next(family for family, known in METHODS.items() if known is cls)
-    kept = cls.variants.items()
-    variant = next(v for v, made in kept if made["backbone"] == arguments["backbone"])
     origin = "a state dict" if isinstance(source, Mapping) else Path(source).name
     classes = cls.official_classes.get(arguments["num_classes"], ClassSet((), ()))
     return replace(
         model.card,
         classes=classes.names,
         palette=classes.palette,
-        architecture=_name(family, variant),
+        architecture=cls.name_of(family, arguments),
         options={k: v for k, v in arguments.items() if k != "backbone"},
         source=f"the authors' checkpoint, converted from {origin}",
     )
@@ -289,8 +285,10 @@ def _official_card(model: VideoSegmenter, arguments: dict[str, Any], source: Any
 __all__ = [
     "METHODS",
     "OFFICIAL",
+    "Method",
     "create",
     "dead_keys",
+    "find_method",
     "load",
     "load_official",
     "model_names",

@@ -19,6 +19,7 @@ video's first frames, and how the authors' checkpoints are read.
 N frames or streams, D channels, M heads, d channels of a head; h w is stride 4.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, Self
@@ -35,7 +36,9 @@ from vidseg.classes import CITYSCAPES, VSPW, ClassSet
 from vidseg.layers.mlp_decoder import MLPDecoder, PixelClassifier
 from vidseg.layers.resize import resize
 from vidseg.layers.windows import WindowMining, relative_index, rolled_index
-from vidseg.segmenter import Memory, VideoSegmenter
+from vidseg.losses.criterion import CROSS_ENTROPY, Criterion
+from vidseg.methods.method import Method, Options
+from vidseg.segmenter import Memory, Segmentation, TrainingNeeds
 from vidseg.weights import load_strictly
 
 # The clip of each of the first frames, as in the authors' test; afterwards it is three frames, at
@@ -93,7 +96,7 @@ class Fused(NamedTuple):
     target: Tensor
 
 
-class FeatureMiningSegmenter(VideoSegmenter):
+class FeatureMiningSegmenter(Method):
     """SegFormer, and blocks that mine each frame's own surroundings and three earlier frames.
 
     Args:
@@ -113,7 +116,7 @@ class FeatureMiningSegmenter(VideoSegmenter):
     """
 
     # Both papers have B0, B1, B2 and B5.
-    variants: ClassVar[dict[str, dict[str, Any]]] = {
+    variants: ClassVar[Mapping[str, Options]] = {
         "b0": {"backbone": "mit_b0", "depth": 1},
         "b1": {"backbone": "mit_b1", "depth": 2},
         "b2": {"backbone": "mit_b2", "depth": 2},
@@ -122,9 +125,7 @@ class FeatureMiningSegmenter(VideoSegmenter):
         "b5": {"backbone": "mit_b5", "depth": 4},
         "tiny": {"backbone": "mit_tiny", "channels": 16, "heads": 2, "depth": 1},
     }
-    official_classes: ClassVar[dict[int, ClassSet]] = {19: CITYSCAPES, 124: VSPW}
-    # What `load_official` calls it.
-    official_name: ClassVar[str]
+    official_classes: ClassVar[Mapping[int, ClassSet]] = {19: CITYSCAPES, 124: VSPW}
     memory_type: ClassVar[type[Memory]] = MinedMemory
     card = MIT_CARD
     prefers_channels_last = True
@@ -156,11 +157,6 @@ class FeatureMiningSegmenter(VideoSegmenter):
         self.blocks = nn.ModuleList(WindowMining(channels, heads) for _ in range(depth))
         self.classifier = PixelClassifier(channels, num_classes, dropout)
         self.video_classifier = PixelClassifier(2 * channels, num_classes, dropout)
-
-    @classmethod
-    def tiny(cls, num_classes: int = 5, **options: Any) -> Self:
-        """A network small enough for tests."""
-        return cls(num_classes, **{**cls.variants["tiny"], **options})
 
     def encode(self, frames: Tensor) -> Mined:
         """(N, 3, H, W) -> maps at stride 4 and 8, and what later frames will read of them."""
@@ -198,11 +194,6 @@ class FeatureMiningSegmenter(VideoSegmenter):
         oldest, middle, nearest = ((*frames[1:], tokens) for frames, tokens in pairs)
         seen = min(memory.frames_seen + 1, 3 * self.gap_frames)
         return replace(memory, oldest=oldest, middle=middle, nearest=nearest, frames_seen=seen)
-
-    def auxiliary(self, features: Mined, fused: Fused) -> dict[str, Tensor]:
-        """ "frames": per-frame logits of all frames of the chunk, (B, T, C, h, w)."""
-        logits = self.classifier(features.quarter.flatten(0, 1))
-        return {"frames": logits.unflatten(0, features.quarter.shape[:2])}
 
     def window_frames(self, t: int) -> tuple[int, ...]:
         """The three frames that t is mined from, and t; t alone for the first three frames."""
@@ -249,9 +240,7 @@ class FeatureMiningSegmenter(VideoSegmenter):
         return resize(logits, size, align_corners=False)
 
     @classmethod
-    def from_official(
-        cls, tensors: dict[str, Tensor], **options: Any
-    ) -> tuple[Self, dict[str, Any]]:
+    def from_official(cls, tensors: dict[str, Tensor], **options: Any) -> tuple[Self, Options]:
         """Build the model that the authors' state dict belongs to.
 
         Args:
@@ -268,9 +257,9 @@ class FeatureMiningSegmenter(VideoSegmenter):
         """
         has_branch = any(name.startswith("decode_head.decoder_swin.") for name in tensors)
         theirs = "cffmpp" if has_branch else "cffm"
-        if theirs != cls.official_name and any(".decoder_focal." in name for name in tensors):
+        if theirs not in cls.official_names and any(".decoder_focal." in name for name in tensors):
             raise ValueError(
-                f"this is a checkpoint of {theirs}, not of {cls.official_name} (whether it has "
+                f"this is a checkpoint of {theirs}, not of {cls.official_names[0]} (whether it has "
                 f'decode_head.decoder_swin tells); load it with load_official("{theirs}", ...)'
             )
         check_constants(tensors)
@@ -298,8 +287,8 @@ class FeatureMiningSegmenter(VideoSegmenter):
         model.card = replace(model.card, licence=OFFICIAL_LICENCE)
         return model, options
 
-    @staticmethod
-    def dead_keys(tensors: dict[str, Tensor]) -> dict[str, str]:
+    @classmethod
+    def dead_keys(cls, tensors: dict[str, Tensor]) -> dict[str, str]:
         """The keys of an authors' checkpoint that play no part.
 
         Args:
@@ -316,12 +305,33 @@ class FeatureMiningSegmenter(VideoSegmenter):
 class CFFM(FeatureMiningSegmenter):
     """A frame and three earlier ones, mined; arguments as `FeatureMiningSegmenter`."""
 
-    official_name: ClassVar[str] = "cffm"
-    needs_clip_labels: ClassVar[bool] = True
+    official_names: ClassVar[tuple[str, ...]] = ("cffm",)
     # The per-frame model that each is compared with.
-    twins: ClassVar[dict[str, str]] = {
+    twins: ClassVar[Mapping[str, str]] = {
         size: f"segformer_{size}" for size in FeatureMiningSegmenter.variants
     }
+
+    def auxiliary(self, features: Mined, fused: Fused) -> dict[str, Tensor]:
+        """ "frames": per-frame logits of all frames of the chunk, (B, T, C, h, w)."""
+        logits = self.classifier(features.quarter.flatten(0, 1))
+        return {"frames": logits.unflatten(0, features.quarter.shape[:2])}
+
+    def losses(
+        self,
+        segmentation: Segmentation,
+        batch: Mapping[str, Tensor],
+        criterion: Criterion = CROSS_ENTROPY,
+    ) -> dict[str, tuple[Tensor, float]]:
+        """The last frame, mined, and all frames of the clip by themselves, as far as labelled."""
+        align, has_labels = segmentation.align_corners, batch["labelled"]
+        main = criterion(segmentation.logits[:, -1], batch["labels"], align_corners=align)
+        logits, labels = segmentation.aux["frames"][has_labels], batch["clip_labels"][has_labels]
+        frames = criterion(logits, labels, align_corners=align, is_main=False)
+        return {"main": (main, 1.0), "frames": (frames, criterion.frame_weight)}
+
+    def training_needs(self) -> TrainingNeeds:
+        """The labels of all frames of a clip."""
+        return TrainingNeeds(clip_labels=True)
 
 
 def at_stride_8(quarter: Tensor) -> Tensor:

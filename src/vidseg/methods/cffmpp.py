@@ -13,6 +13,7 @@ trained before and stays as it is. What the paper does not say and the published
 3. Pixels and prototypes go through one norm, and there is no code for positions.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
@@ -36,6 +37,7 @@ from vidseg.methods.cffm import (
     at_stride_8,
     to_map,
 )
+from vidseg.methods.method import Options
 from vidseg.segmenter import check_frames, check_range
 
 SUMMARY_FRAMES = 10
@@ -56,6 +58,12 @@ class CFFMPlusMemory(MinedMemory):
 
     context: Prototypes
     weights: tuple[Tensor, ...]
+
+
+_SIZES: dict[str, Options] = {
+    **FeatureMiningSegmenter.variants,
+    "tiny": {**FeatureMiningSegmenter.variants["tiny"], "num_prototypes": 6},
+}
 
 
 class CFFMPlus(FeatureMiningSegmenter):
@@ -79,18 +87,15 @@ class CFFMPlus(FeatureMiningSegmenter):
     """
 
     # *_running: this library's, for live video.
-    variants: ClassVar[dict[str, dict[str, Any]]] = {
-        **FeatureMiningSegmenter.variants,
-        "tiny": {**FeatureMiningSegmenter.variants["tiny"], "num_prototypes": 6},
-    }
-    variants |= {
-        f"{size}_running": {**made, "prototypes": "running"} for size, made in variants.items()
+    variants: ClassVar[Mapping[str, Options]] = {
+        **_SIZES,
+        **{f"{size}_running": {**made, "prototypes": "running"} for size, made in _SIZES.items()},
     }
     # The per-frame model that each is compared with.
-    twins: ClassVar[dict[str, str]] = {
-        size: f"segformer_{size.removesuffix('_running')}" for size in tuple(variants)
+    twins: ClassVar[Mapping[str, str]] = {
+        size + suffix: f"segformer_{size}" for size in _SIZES for suffix in ("", "_running")
     }
-    official_name: ClassVar[str] = "cffmpp"
+    official_names: ClassVar[tuple[str, ...]] = ("cffmpp",)
     memory_type = CFFMPlusMemory
 
     def __init__(
@@ -138,15 +143,18 @@ class CFFMPlus(FeatureMiningSegmenter):
     def context_frames(self, num_frames: int) -> tuple[int, ...]:
         """The middles of ten equal parts; what is left over at the end is not looked at.
 
-        Of fewer than ten frames it is ten times the first, as in the authors' code.
+        Of fewer than ten frames it is ten times the first, as in the authors' code. Running
+        prototypes read no frame ahead.
         """
+        if self.is_running:
+            return ()
         part = num_frames // SUMMARY_FRAMES
         return tuple(int((k + 0.5) * part) for k in range(SUMMARY_FRAMES))
 
     @torch.no_grad()
     def summarize(
         self, video: Tensor, *, num_prototypes: int | None = None, seed: int = 0, name: str = ""
-    ) -> Prototypes:
+    ) -> Prototypes | None:
         """Find the prototypes of videos: k-means, at most ten rounds, from random points.
 
         Args:
@@ -157,7 +165,7 @@ class CFFMPlus(FeatureMiningSegmenter):
             name: of the video, to be kept with the prototypes.
 
         Returns:
-            The context for `forward`.
+            The context for `forward`; None for running prototypes, which are found on the way.
 
         Raises:
             ValueError: rank, dtype or range of `video` are wrong, it has fewer pixels than
@@ -165,6 +173,8 @@ class CFFMPlus(FeatureMiningSegmenter):
         """
         check_frames(video)
         check_range(video)
+        if self.is_running:
+            return None
         count = self.num_prototypes if num_prototypes is None else num_prototypes
         _check_count(count)
         was_training = self.training
@@ -230,10 +240,6 @@ class CFFMPlus(FeatureMiningSegmenter):
                 f"the memory has {kinds[bool(memory.weights)]} prototypes, this model's are "
                 f"{kinds[self.is_running]}; start the stream anew with memory=None"
             )
-
-    def auxiliary(self, features: Mined, fused: Fused) -> dict[str, Tensor]:
-        """Nothing: what CFFM says of single frames is not trained here."""
-        return {}
 
     def _eighth(self, frames: Tensor) -> Tensor:
         """(N, 3, H, W) -> (N, h, w, D) at stride 8: `encode` without what the blocks need."""

@@ -4,6 +4,7 @@ Romera, Alvarez, Bergasa and Arroyo, "ERFNet: Efficient Residual Factorized Conv
 Semantic Segmentation", T-ITS 2018. Loads the weights of Eromera/erfnet_pytorch.
 """
 
+from collections.abc import Mapping
 from typing import Any, ClassVar, Self
 
 from torch import Tensor, nn
@@ -11,11 +12,11 @@ from torch import Tensor, nn
 from vidseg.backbones import ERFNetEncoder, build_backbone
 from vidseg.backbones.erfnet import ERFNET_CARD, ERFNetDecoder
 from vidseg.classes import CITYSCAPES, CITYSCAPES_WITH_VOID, ClassSet
-from vidseg.segmenter import VideoSegmenter
+from vidseg.methods.method import Method, Options
 from vidseg.weights import load_strictly
 
 
-class ERFNet(VideoSegmenter):
+class ERFNet(Method):
     """Factorised convolutions down to stride 8 and transposed ones up again; no memory.
 
     A classifier on the encoder is the auxiliary head; the authors train the encoder with it alone
@@ -28,11 +29,12 @@ class ERFNet(VideoSegmenter):
     """
 
     # The one size of the paper has no name of its own: `create("erfnet")`.
-    variants: ClassVar[dict[str, dict[str, Any]]] = {
+    variants: ClassVar[Mapping[str, Options]] = {
         "": {"backbone": "erfnet"},
         "tiny": {"backbone": "erfnet_tiny"},
     }
-    official_classes: ClassVar[dict[int, ClassSet]] = {20: CITYSCAPES_WITH_VOID, 19: CITYSCAPES}
+    official_names: ClassVar[tuple[str, ...]] = ("erfnet",)
+    official_classes: ClassVar[Mapping[int, ClassSet]] = {20: CITYSCAPES_WITH_VOID, 19: CITYSCAPES}
     card = ERFNET_CARD
     prefers_channels_last = True
 
@@ -48,11 +50,6 @@ class ERFNet(VideoSegmenter):
         self.decoder = ERFNetDecoder(last, num_classes, widths=(middle, first))
         self.auxiliary_head = nn.Conv2d(last, num_classes, 1)
 
-    @classmethod
-    def tiny(cls, num_classes: int = 5, **options: Any) -> Self:
-        """A network small enough for tests."""
-        return cls(num_classes, **{**cls.variants["tiny"], **options})
-
     def encode(self, frames: Tensor) -> Tensor:
         """(N, 3, H, W) -> (N, D, H / 8, W / 8)."""
         return self.backbone(frames)[-1]
@@ -62,12 +59,12 @@ class ERFNet(VideoSegmenter):
         return self.decoder(fused)
 
     def auxiliary(self, features: Tensor, fused: Tensor) -> dict[str, Tensor]:
-        """The classifier on the encoder, at stride 8."""
+        """ "auxiliary": logits of the classifier on the encoder, at stride 8."""
         logits = self.auxiliary_head(fused.flatten(0, 1))
         return {"auxiliary": logits.unflatten(0, fused.shape[:2])}
 
     @classmethod
-    def from_official(cls, tensors: dict[str, Tensor]) -> tuple[Self, dict[str, Any]]:
+    def from_official(cls, tensors: dict[str, Tensor]) -> tuple[Self, Options]:
         """Build the model that the authors' state dict belongs to.
 
         Args:

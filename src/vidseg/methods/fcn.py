@@ -4,12 +4,14 @@ Shelhamer et al., "Fully Convolutional Networks for Semantic Segmentation", TPAM
 backbone and the head of mmsegmentation's baseline (23.6 M parameters in the head of R50).
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
 from torch import Tensor
 
 from vidseg.layers.heads import FCNHead
+from vidseg.methods.method import Options
 from vidseg.methods.staged import StagedSegmenter, Stages
 
 
@@ -27,7 +29,7 @@ class FCN(StagedSegmenter):
         backbone_options: further arguments of the backbone, such as output_stride.
     """
 
-    variants: ClassVar[dict[str, dict[str, Any]]] = {
+    variants: ClassVar[Mapping[str, Options]] = {
         "r18": {"backbone": "resnet18_v1c", "auxiliary_channels": 64},
         "r50": {"backbone": "resnet50_v1c"},
         "r101": {"backbone": "resnet101_v1c"},

@@ -13,6 +13,7 @@ What the paper does not say and the published weights need:
 """
 
 import re
+from collections.abc import Mapping
 from typing import Any, ClassVar, Self
 
 import torch
@@ -26,10 +27,11 @@ from vidseg.classes import CITYSCAPES_WITH_VOID, ClassSet
 from vidseg.layers.gated_fusion import FUSIONS, REDUCED
 from vidseg.layers.local_attention import Border
 from vidseg.layers.pyramid import PyramidPooling, pyramid_head
+from vidseg.methods.method import Method, Options
 from vidseg.weights import load_strictly
 
 
-class LMANet(LocalMemorySegmenter):
+class LMANet(LocalMemorySegmenter, Method):
     """ERFNet or PSPNet with a memory of the last Q frames between encoder and decoder.
 
     Args:
@@ -54,7 +56,7 @@ class LMANet(LocalMemorySegmenter):
         ValueError: an option is out of range, or does not go with another one.
     """
 
-    variants: ClassVar[dict[str, dict[str, Any]]] = {
+    variants: ClassVar[Mapping[str, Options]] = {
         "erfnet": {"backbone": "erfnet"},
         "pspnet50": {
             "backbone": "resnet50_semseg",
@@ -69,13 +71,14 @@ class LMANet(LocalMemorySegmenter):
         "tiny": {"backbone": "erfnet_tiny", "memory_frames": 2, "key_channels": 4, "window": 5},
     }
     # The per-frame model that each is compared with.
-    twins: ClassVar[dict[str, str]] = {
+    twins: ClassVar[Mapping[str, str]] = {
         "erfnet": "erfnet",
         "pspnet50": "pspnet_r50",
         "pspnet101": "pspnet_r101",
         "tiny": "erfnet_tiny",
     }
-    official_classes: ClassVar[dict[int, ClassSet]] = {20: CITYSCAPES_WITH_VOID}
+    official_names: ClassVar[tuple[str, ...]] = ("lmanet",)
+    official_classes: ClassVar[Mapping[int, ClassSet]] = {20: CITYSCAPES_WITH_VOID}
 
     def __init__(
         self,
@@ -135,11 +138,6 @@ class LMANet(LocalMemorySegmenter):
                 "vidseg.LocalMemory(model) gives a memory to any other network"
             )
 
-    @classmethod
-    def tiny(cls, num_classes: int = 5, **options: Any) -> Self:
-        """A network small enough for tests."""
-        return cls(num_classes, **{**cls.variants["tiny"], **options})
-
     def encode_image(self, frames: Tensor) -> Tensor:
         """(N, 3, H, W) -> the backbone's last map, at stride 8."""
         return self.backbone(frames)[-1]
@@ -160,7 +158,7 @@ class LMANet(LocalMemorySegmenter):
         window: int = 21,
         fusion: str | None = None,
         memorize_first: bool = False,
-    ) -> tuple[Self, dict[str, Any]]:
+    ) -> tuple[Self, Options]:
         """Build the model that the authors' state dict belongs to.
 
         Host, structure, widths and classes are read from the tensors; the defaults of what they
@@ -192,8 +190,8 @@ class LMANet(LocalMemorySegmenter):
         load_strictly(model, _rename(_join(alive)))
         return model, options
 
-    @staticmethod
-    def dead_keys(tensors: dict[str, Tensor]) -> dict[str, str]:
+    @classmethod
+    def dead_keys(cls, tensors: dict[str, Tensor]) -> dict[str, str]:
         """The keys of an authors' checkpoint that play no part.
 
         Args:

@@ -4,6 +4,7 @@ Zhao et al., "Pyramid Scene Parsing Network", CVPR 2017, in semseg's layout (r50
 ETC's ResNet-18, whose dilation sits on the second convolution of each block.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from vidseg.classes import CAMVID, CITYSCAPES, ClassSet
 from vidseg.layers.pyramid import PyramidPooling, pyramid_head
+from vidseg.methods.method import Options
 from vidseg.methods.staged import StagedSegmenter, Stages
 from vidseg.weights import load_strictly
 
@@ -32,7 +34,7 @@ class PSPNet(StagedSegmenter):
         backbone_options: further arguments of the backbone, such as output_stride.
     """
 
-    variants: ClassVar[dict[str, dict[str, Any]]] = {
+    variants: ClassVar[Mapping[str, Options]] = {
         "r18": {"backbone": "resnet18_etc", "channels": 256},
         "r50": {"backbone": "resnet50_semseg"},
         "r101": {"backbone": "resnet101_semseg"},
@@ -41,7 +43,8 @@ class PSPNet(StagedSegmenter):
     }
 
     # The authors' data sets, by number of classes.
-    official_classes: ClassVar[dict[int, ClassSet]] = {19: CITYSCAPES, 11: CAMVID}
+    official_names: ClassVar[tuple[str, ...]] = ("etc",)
+    official_classes: ClassVar[Mapping[int, ClassSet]] = {19: CITYSCAPES, 11: CAMVID}
 
     def __init__(
         self,
@@ -73,7 +76,7 @@ class PSPNet(StagedSegmenter):
         return self.cls(fused.last)
 
     @classmethod
-    def from_official(cls, tensors: dict[str, Tensor]) -> tuple[Self, dict[str, Any]]:
+    def from_official(cls, tensors: dict[str, Tensor]) -> tuple[Self, Options]:
         """Build the student that a checkpoint of ETC's authors holds.
 
         Depth, classes and widths are read from the tensors: ETC is a way to train, and its student
@@ -96,8 +99,8 @@ class PSPNet(StagedSegmenter):
         load_strictly(model, {_from_official_key(k): value for k, value in student.items()})
         return model, options
 
-    @staticmethod
-    def dead_keys(tensors: dict[str, Tensor]) -> dict[str, str]:
+    @classmethod
+    def dead_keys(cls, tensors: dict[str, Tensor]) -> dict[str, str]:
         """The keys of a training checkpoint that are no part of the student.
 
         Args:

@@ -4,6 +4,7 @@ Xie et al., "SegFormer: Simple and Efficient Design for Semantic Segmentation wi
 NeurIPS 2021; written from a description of it.
 """
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -23,11 +24,11 @@ from vidseg.backbones.mit_layouts import (
 )
 from vidseg.classes import CITYSCAPES, VSPW, ClassSet
 from vidseg.layers.mlp_decoder import Lateral, MLPDecoder, PixelClassifier
-from vidseg.segmenter import VideoSegmenter
+from vidseg.methods.method import Method, Options
 from vidseg.weights import load_strictly
 
 
-class SegFormer(VideoSegmenter):
+class SegFormer(Method):
     """A Mix Transformer and the all-MLP decoder, at stride 4; no memory.
 
     Args:
@@ -43,7 +44,7 @@ class SegFormer(VideoSegmenter):
         ValueError: the backbone is no MiT.
     """
 
-    variants: ClassVar[dict[str, dict[str, Any]]] = {
+    variants: ClassVar[Mapping[str, Options]] = {
         "b0": {"backbone": "mit_b0"},
         "b1": {"backbone": "mit_b1"},
         "b2": {"backbone": "mit_b2", "channels": 768},
@@ -52,7 +53,8 @@ class SegFormer(VideoSegmenter):
         "b5": {"backbone": "mit_b5", "channels": 768},
         "tiny": {"backbone": "mit_tiny", "channels": 16},
     }
-    official_classes: ClassVar[dict[int, ClassSet]] = {19: CITYSCAPES, 124: VSPW}
+    official_names: ClassVar[tuple[str, ...]] = ("segformer",)
+    official_classes: ClassVar[Mapping[int, ClassSet]] = {19: CITYSCAPES, 124: VSPW}
     card = MIT_CARD
     prefers_channels_last = True
 
@@ -77,11 +79,6 @@ class SegFormer(VideoSegmenter):
         self.decoder = MLPDecoder(self.backbone.channels, channels, lateral=lateral)
         self.classifier = PixelClassifier(channels, num_classes, dropout)
 
-    @classmethod
-    def tiny(cls, num_classes: int = 5, **options: Any) -> Self:
-        """A network small enough for tests."""
-        return cls(num_classes, **{**cls.variants["tiny"], **options})
-
     def encode(self, frames: Tensor) -> Tensor:
         """(N, 3, H, W) -> (N, D, H / 4, W / 4): the four scales, mixed."""
         return self.decoder(self.backbone(frames))
@@ -91,7 +88,7 @@ class SegFormer(VideoSegmenter):
         return self.classifier(fused)
 
     @classmethod
-    def from_official(cls, tensors: dict[str, Tensor]) -> tuple[Self, dict[str, Any]]:
+    def from_official(cls, tensors: dict[str, Tensor]) -> tuple[Self, Options]:
         """Build the model that a checkpoint belongs to.
 
         Args:
@@ -131,8 +128,8 @@ class SegFormer(VideoSegmenter):
         model.card = replace(model.card, licence=OFFICIAL_LICENCE)
         return model, options
 
-    @staticmethod
-    def dead_keys(tensors: dict[str, Tensor]) -> dict[str, str]:
+    @classmethod
+    def dead_keys(cls, tensors: dict[str, Tensor]) -> dict[str, str]:
         """The keys of a checkpoint that play no part.
 
         Args:

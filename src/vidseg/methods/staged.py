@@ -1,14 +1,14 @@
 """What segmenters on a four-stage backbone share: encoding, and an auxiliary head on stage 3."""
 
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple, Self
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from vidseg.backbones import build_backbone
 from vidseg.backbones.imagenet import load_imagenet
-from vidseg.segmenter import VideoSegmenter
+from vidseg.methods.method import Method
 
 
 class Stages(NamedTuple):
@@ -18,23 +18,17 @@ class Stages(NamedTuple):
     last: Tensor
 
 
-class StagedSegmenter(VideoSegmenter):
+class StagedSegmenter(Method):
     """A segmenter whose encoder is a ResNet or a MobileNetV2.
 
     A subclass calls `build_encoder` in its constructor and sets `auxiliary_head`.
 
     Attributes:
-        variants: name -> arguments of the constructor; "tiny" must be among them.
-        auxiliary_head: (N, D, h, w) of stage 3 -> (N, C, h, w); used in training only.
+        auxiliary_head: (N, D, h, w) of stage 3 -> (N, C, h, w); used in training only. None where
+            a checkpoint has none.
     """
 
-    variants: ClassVar[dict[str, dict[str, Any]]]
-    auxiliary_head: nn.Module
-
-    @classmethod
-    def tiny(cls, num_classes: int = 5, **options: Any) -> Self:
-        """A network small enough for tests and the demo."""
-        return cls(num_classes, **{**cls.variants["tiny"], **options})
+    auxiliary_head: nn.Module | None
 
     def build_encoder(
         self, name: str, weights: str | Path | None, options: dict[str, Any]
@@ -65,7 +59,9 @@ class StagedSegmenter(VideoSegmenter):
         return Stages(third, last)
 
     def auxiliary(self, features: Stages, fused: Any) -> dict[str, Tensor]:
-        """The auxiliary head on stage 3 of the frames that are read out."""
+        """ "auxiliary": logits of a head on stage 3 of the frames that are read out."""
+        if self.auxiliary_head is None:
+            return {}
         num_read = pytree.tree_leaves(fused)[0].shape[1]
         third = features.third[:, -num_read:]
         logits = self.auxiliary_head(third.flatten(0, 1)).unflatten(0, third.shape[:2])

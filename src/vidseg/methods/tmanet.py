@@ -13,6 +13,7 @@ published weights need:
 """
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -23,8 +24,9 @@ from torch import Tensor, nn
 from vidseg.classes import CAMVID, CAMVID_WITH_VOID, CITYSCAPES, ClassSet
 from vidseg.layers.heads import Classifier, ConvBlock, FCNHead
 from vidseg.layers.memory_read import read_memory
+from vidseg.methods.method import Options
 from vidseg.methods.staged import StagedSegmenter, Stages
-from vidseg.segmenter import Memory
+from vidseg.segmenter import Memory, TrainingNeeds
 from vidseg.weights import load_strictly
 
 
@@ -116,7 +118,7 @@ class TMANet(StagedSegmenter):
         ValueError: `memory_frames` is less than 1.
     """
 
-    variants: ClassVar[dict[str, dict[str, Any]]] = {
+    variants: ClassVar[Mapping[str, Options]] = {
         "r18": {"backbone": "resnet18_v1c", "auxiliary_channels": 64},
         "r50": {"backbone": "resnet50_v1c"},
         "r101": {"backbone": "resnet101_v1c"},
@@ -137,11 +139,12 @@ class TMANet(StagedSegmenter):
         },
     }
     # The authors' data sets, by number of classes.
-    official_classes: ClassVar[dict[int, ClassSet]] = {
+    official_classes: ClassVar[Mapping[int, ClassSet]] = {
         19: CITYSCAPES,
         12: CAMVID_WITH_VOID,
         11: CAMVID,
     }
+    official_names: ClassVar[tuple[str, ...]] = ("tmanet",)
     memory_type = TMANetMemory
 
     def __init__(
@@ -180,6 +183,10 @@ class TMANet(StagedSegmenter):
         self.auxiliary_head = FCNHead(
             third, auxiliary_channels, num_classes, num_blocks=1, join=False, dropout=dropout
         )
+
+    def training_needs(self) -> TrainingNeeds:
+        """Statistics of one time index at a time, where the option asks for them."""
+        return TrainingNeeds(frame_statistics=self.frame_statistics)
 
     def initial_memory(self, feature: Stages, context: Any) -> TMANetMemory:
         """The first frame, T times; clones, since aliased slots make a compiler start again."""
@@ -223,7 +230,7 @@ class TMANet(StagedSegmenter):
         *,
         align_corners: bool | None = None,
         memory_frames: int | None = None,
-    ) -> tuple[Self, dict[str, Any]]:
+    ) -> tuple[Self, Options]:
         """Build the model that the authors' state dict belongs to.
 
         Args:

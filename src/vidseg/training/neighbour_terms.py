@@ -168,12 +168,12 @@ class MotionTerms(nn.Module):
 
 
 def _feature(answer: Segmentation) -> Tensor:
-    if "feature" not in answer.aux:
+    if answer.feature is None:
         raise ValueError(
             "distillation.pair_wise and distillation.multi_frame compare features, which this "
-            'model does not give as its auxiliary output "feature"; use pixel and pair_wise_frames'
+            "model does not give; use pixel and pair_wise_frames"
         )
-    return answer.aux["feature"][:, -1].float()
+    return answer.feature[:, -1].float()
 
 
 def _in_time(maps: list[Tensor]) -> list[Tensor]:

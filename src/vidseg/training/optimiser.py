@@ -89,7 +89,7 @@ def frozen_parts(model: VideoSegmenter, config: FreezeConfig | None) -> tuple[st
     """
     if config is None:
         return ()
-    names = model.host_parts if config.parts is None else config.parts
+    names = model.training_needs().host_parts if config.parts is None else config.parts
     if not names:
         raise ValueError(
             f"{type(model).__name__} has no host that freeze could mean; name the modules, such as "

@@ -218,7 +218,7 @@ def training_samples(
         transform,
         config.seed,
         shuffle=True,
-        clip_labels=model.needs_clip_labels,
+        clip_labels=model.training_needs().clip_labels,
         read_context=read_context,
     )
     if near is None or near.video is None:

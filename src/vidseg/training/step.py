@@ -3,10 +3,8 @@
 import contextlib
 import copy
 import logging
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -16,7 +14,7 @@ from vidseg import methods, weights
 from vidseg.backbones.mobilenet import unfold_batch_norm
 from vidseg.context import Prototypes
 from vidseg.data import VideoDataset
-from vidseg.losses.segmentation import cross_entropy, ohem_cross_entropy
+from vidseg.losses.criterion import Criterion, HardPixels
 from vidseg.segmenter import Segmentation, VideoSegmenter
 from vidseg.training.config import LossConfig, ModelConfig, TrainingConfig
 from vidseg.training.neighbour_terms import MotionTerms
@@ -53,27 +51,29 @@ class TrainingStep(nn.Module):
         self.class_weights: Tensor | None
         weights_ = None if loss.class_weights is None else torch.tensor(loss.class_weights)
         self.register_buffer("class_weights", weights_, persistent=False)
+        self.criterion = _criterion(loss)
 
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Losses of a batch of windows.
 
         Args:
             batch: "frames" (B, T, 3, H, W), normalised; "labels" (B, H, W) of the last frames;
-                "clip_labels" (B, T, H, W) and "labelled" (B, T) where the model's
-                `needs_clip_labels` says so; "context" (B, K, D), prototypes of each video, where it
-                is not `causal`; and for temporal and distillation terms what `MotionTerms` wants.
+                "clip_labels" (B, T, H, W) and "labelled" (B, T) where the model's `training_needs`
+                asks for them; "context" (B, K, D), prototypes of each video, where it is not
+                `causal`; and for temporal and distillation terms what `MotionTerms` wants.
 
         Returns:
-            "loss", the weighted sum, and its terms as they are: "main", one for each auxiliary
-            head, "frames" for all frames by themselves, and those of `MotionTerms`.
+            "loss", the weighted sum, and its terms as they are: those of the model's `losses` and
+            those of `MotionTerms`.
         """
         context = Prototypes(batch["context"]) if "context" in batch else None
         segmentation = self._run(batch["frames"], context)
+        criterion = replace(self.criterion, class_weights=self.class_weights)
         terms: dict[str, Tensor] = {}
         total = segmentation.logits.new_zeros((), dtype=torch.float32)
-        for name, logits, labels, weight in self._heads(segmentation, batch):
-            terms[name] = self._supervise(name, logits, labels, segmentation.align_corners)
-            total = total + weight * terms[name]
+        for name, (term, weight) in self.model.losses(segmentation, batch, criterion).items():
+            terms[name] = term
+            total = total + weight * term
         if self.motion is not None:
             # Another video's frames must not leave their statistics to the labelled ones.
             is_elsewhere = "anchors" in batch
@@ -111,28 +111,16 @@ class TrainingStep(nn.Module):
                 "statistics with freeze_bn=all, or share them over several GPUs with sync_bn=true"
             ) from error
 
-    def _heads(
-        self, segmentation: Segmentation, batch: dict[str, Tensor]
-    ) -> Iterator[tuple[str, Tensor, Tensor, float]]:
-        """Name, logits, labels and weight of each head."""
-        yield "main", segmentation.logits[:, -1], batch["labels"], 1.0
-        for name, logits in segmentation.aux.items():
-            if name == "frames" and self.model.needs_clip_labels:
-                has_labels = batch["labelled"]
-                labels = batch["clip_labels"][has_labels]
-                yield name, logits[has_labels], labels, self.loss.frame_weight
-            elif name != "feature":
-                yield name, logits[:, -1], batch["labels"], self.loss.aux_weight
 
-    def _supervise(self, name: str, logits: Tensor, labels: Tensor, align_corners: bool) -> Tensor:
-        logits = logits.float()
-        options: dict[str, Any] = {"align_corners": align_corners, "weight": self.class_weights}
-        ohem = self.loss.ohem
-        if ohem is not None and (name == "main" or ohem.auxiliary):
-            return ohem_cross_entropy(
-                logits, labels, threshold=ohem.threshold, min_kept=ohem.min_kept, **options
-            )
-        return cross_entropy(logits, labels, average=self.loss.average, **options)
+def _criterion(loss: LossConfig) -> Criterion:
+    """The settings of a config; the class weights move with the module, so they are its buffer."""
+    hard = None if loss.ohem is None else HardPixels(**loss.ohem.model_dump())
+    return Criterion(
+        average=loss.average,
+        hard_pixels=hard,
+        auxiliary_weight=loss.aux_weight,
+        frame_weight=loss.frame_weight,
+    )
 
 
 def draw_seed(seed: int, step: int, part: int, rank: int) -> int:
