@@ -181,7 +181,10 @@ def test_command_measures_a_video(weights_file, street, tmp_path, capsys):
         "metrics.json", "metrics.csv", "counts.npz", "report.html"
     }  # fmt: skip
     assert len([path for path in (tmp_path / "flow").rglob("*") if path.is_file()]) == 6
-    assert run(*words, "--flow-cache", tmp_path / "flow", "--out", out, "--json", "--quiet") == 0
+    assert run(*words, "--flow-cache", tmp_path / "flow", "--out", out, "--json", "--quiet") == 1
+    assert "pass --force" in capsys.readouterr().err
+    words = (*words, "--flow-cache", tmp_path / "flow", "--out", out, "--force")
+    assert run(*words, "--json", "--quiet") == 0
     written = json.loads((out / "metrics.json").read_text())
     assert json.loads(capsys.readouterr().out) == written
     assert written["figures"]["mean_iou"] is None
@@ -197,7 +200,7 @@ def test_ctrl_c_leaves_nothing_half_written(weights_file, street, tmp_path, caps
     monkeypatch.setattr(Samples, "__call__", interrupt)
     assert run("evaluate", weights_file, "--video", street, "--out", tmp_path / "out") == 130
     assert "Interrupted" in capsys.readouterr().err
-    assert list((tmp_path / "out").iterdir()) == []
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
 
@@ -26,8 +27,10 @@ def test_a_folder_has_one_writer(tmp_path: Path, kind: type[FolderLock]) -> None
     with kind(tmp_path), pytest.raises(FileExistsError, match=HELD.format(os.getpid())):
         FolderLock(tmp_path).__enter__()
     with FolderLock(tmp_path / "made"):
-        pass
-    assert [path.name for path in tmp_path.rglob("*")] == ["made"]
+        (tmp_path / "made/file").touch()
+    with suppress(KeyError), FolderLock(tmp_path / "for/nothing"):
+        raise KeyError
+    assert {path.name for path in tmp_path.rglob("*")} == {"made", "file", "for"}
 
 
 def test_what_is_written_beside_other_things_is_locked_by_its_name(tmp_path: Path) -> None:
@@ -48,6 +51,7 @@ from vidseg.lock import FolderLock
 with FolderLock(sys.argv[1]):
     child = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,))
     child.start()
+    time.sleep(0.5)  # the child lets go of the lock first thing
     print(child.pid, flush=True)
     child.join()
 """

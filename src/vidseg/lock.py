@@ -28,7 +28,7 @@ class FolderLock:
     and is removed at the end. Forked workers do not keep the lock.
 
     Args:
-        folder: the folder; it is made.
+        folder: the folder; it is made, and removed again if nothing was written into it.
         advice: what else to do where it is held; ends the message.
 
     Raises:
@@ -41,12 +41,16 @@ class FolderLock:
         self._lock = _Lock(self.folder / RUN_LOCK, what=str(self.folder), advice=advice)
 
     def __enter__(self) -> Self:
+        self._is_made = not self.folder.exists()
         self.folder.mkdir(parents=True, exist_ok=True)
         self._lock.acquire()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._lock.release()
+        if self._is_made:
+            with suppress(OSError):  # not empty: that is what it was made for
+                self.folder.rmdir()
 
 
 @contextmanager

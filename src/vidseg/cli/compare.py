@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
     from vidseg.comparison.compare import Comparison, Estimate, Row
 
+WRITTEN = ("compare.json", "compare.html")
+
 
 def compare(
     runs: Annotated[
@@ -28,6 +30,7 @@ def compare(
     ] = 2000,
     seed: Annotated[int, typer.Option("--seed", help="Of the draws.")] = 0,
     json: Annotated[bool, typer.Option("--json", help="Write the comparison as JSON.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace a comparison in --out.")] = False,
 ) -> None:
     """Compare evaluations of the same videos: figures, differences, 95 % intervals.
 
@@ -38,11 +41,13 @@ def compare(
     Example: vidseg compare scores/fcn scores/tmanet --out scores/comparison
     """
     from vidseg.cli.console import write_json
+    from vidseg.cli.destinations import claimed
     from vidseg.comparison.compare import compare as run
 
-    comparison = run(runs, resamples=resamples, seed=seed)
-    if out is not None:
-        _save(comparison, out)
+    with claimed(out, WRITTEN, force=force):
+        comparison = run(runs, resamples=resamples, seed=seed)
+        if out is not None:
+            _save(comparison, out)
     if json:
         write_json(comparison.summary())
     else:
@@ -52,14 +57,14 @@ def compare(
 def _save(comparison: Comparison, out: Path) -> None:
     from json import dumps
 
-    from vidseg.atomic import write_text
+    from vidseg.atomic import together, write_text
     from vidseg.report.comparison import comparison_page
 
-    out.mkdir(parents=True, exist_ok=True)
     text = dumps(comparison.summary(), indent=2, ensure_ascii=False, allow_nan=False)
-    write_text(out / "compare.json", text + "\n")
     command = shlex.join(["vidseg", *sys.argv[1:]])
-    comparison_page(comparison, command=command).write(out / "compare.html")
+    with together(out) as stage:
+        write_text(stage / "compare.json", text + "\n")
+        comparison_page(comparison, command=command).write(stage / "compare.html")
 
 
 def _show(comparison: Comparison, out: Path | None) -> None:

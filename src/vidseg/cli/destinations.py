@@ -1,8 +1,11 @@
-"""Where the results of `vidseg segment` go, by format, and what they may replace."""
+"""Where the results of commands go, what they may replace, and that one process writes them."""
 
 from __future__ import annotations
 
+import os
 import re
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 FORMATS = ("overlay", "labels", "npz", "jsonl")
@@ -66,6 +69,61 @@ def check_outputs(paths: dict[str, Path], source: str, *, force: bool) -> None:
             raise ValueError(f"{path} holds the source's frames; give another --out")
         if not force and path.exists() and not (path.is_dir() and not any(path.iterdir())):
             raise FileExistsError(f"{path} exists already; pass --force to replace it, or --out")
+
+
+@contextmanager
+def claimed(folder: Path | None, names: Collection[str], *, force: bool) -> Iterator[None]:
+    """Keep a folder for what a command will write into it, from before the work is done.
+
+    Args:
+        folder: of the option --out; None for nothing to write. It is made.
+        names: of the files that will be written.
+        force: files of these names may be replaced.
+
+    Raises:
+        FileExistsError: there are files of these names, and `force` is false; or another process
+            is writing the folder.
+        NotADirectoryError: it is a file.
+        OSError: it cannot be written.
+    """
+    from vidseg.atomic import settle
+    from vidseg.lock import FolderLock
+
+    if folder is None:
+        yield
+        return
+    if folder.exists() and not folder.is_dir():
+        raise NotADirectoryError(f"--out needs a folder, but {folder} is a file")
+    with FolderLock(folder):
+        settle(folder)
+        _check_free(folder, [folder / name for name in names], force=force)
+        yield
+
+
+@contextmanager
+def claimed_maps(folder: Path | None, *, force: bool) -> Iterator[None]:
+    """As `claimed`, for a folder that holds label maps and nothing else."""
+    from vidseg.atomic import settle
+    from vidseg.lock import writing
+
+    if folder is None:
+        yield
+        return
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with writing([folder]):
+        settle(folder)
+        _check_free(folder, folder.glob("*/*.png"), force=force)
+        yield
+
+
+def _check_free(folder: Path, files: Iterable[Path], *, force: bool) -> None:
+    there = [str(f.relative_to(folder)) for f in files if os.path.lexists(f)] if not force else []
+    if there:
+        more = f" and {len(there) - 3} more" if len(there) > 3 else ""
+        raise FileExistsError(
+            f"{folder} holds {', '.join(there[:3])}{more} already; pass --force to replace what is "
+            "there, or name another folder"
+        )
 
 
 def _paths(base: Path, formats: list[str], picture: bool) -> dict[str, Path]:

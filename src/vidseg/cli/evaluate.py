@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from vidseg.evaluation.result import Evaluation, Progress
     from vidseg.segmenter import VideoSegmenter
 
+WRITTEN = ("metrics.json", "metrics.csv", "counts.npz", "report.html")
+
 
 def evaluate(
     model: given.Model = None,
@@ -48,6 +50,7 @@ def evaluate(
     save_labels: given.SaveLabels = None,
     out: given.Out = None,
     json: given.Json = False,
+    force: given.Force = False,
 ) -> None:
     """Score a model on video: is it right, is it steady, is it fast?
 
@@ -70,33 +73,33 @@ def evaluate(
     of_runs |= {"--every-frame": every_frame, "--precision": precision != "fp32"}
     of_models = {"--sliding": sliding, "--context": context, "--model-option": model_option}
     _check_source(model, predictions, video, labels, (of_data, of_runs, of_models))
-    if out is not None:
-        _check_writable(out)  # fails now rather than after the whole run
+    from vidseg.cli.destinations import claimed, claimed_maps
     from vidseg.report.evaluation import Samples
 
     samples = Samples()
     measured = {"flow": _flow(flow, flow_weights, flow_cache, device), "tc": _checked_tc(tc, flow)}
     measured |= {"max_frames": max_frames, "observe": samples}
-    if video:
-        dataset = None
-        how = {"device": find_device(device), "sliding": _sliding(sliding), "context": context}
-        network = load_model(model, model_option)
-        result = _run_videos(network, video, labels or [], **measured, **how)
-    else:
-        dataset = _open(data or "camvid", root, split or "val", protocol, option or [])
-        size = parse_size(score_size, "--score-size") if score_size else None
-        measured |= {"max_videos": max_videos, "score_size": size}
-        if predictions is not None:
-            result = _score(predictions, dataset, **measured)
-        else:
-            how = {"device": find_device(device), "sliding": _sliding(sliding), "context": context}
-            how |= {"flip": flip, "scales": _scales(scales), "every_frame": every_frame}
-            how |= {"fit": parse_size(fit, "--fit") if fit else None}
-            how |= {"save_labels": save_labels, "precision": precision, "batch_size": batch}
-            result = _run_model(load_model(model, model_option), dataset, **measured, **how)
     name, command = _name(model, predictions), shlex.join(["vidseg", *sys.argv[1:]])
-    if out is not None:
-        _save(out, name, dataset, result, samples, command)
+    with claimed(out, WRITTEN, force=force), claimed_maps(save_labels, force=force):
+        if video:
+            dataset = None
+            how = {"device": find_device(device), "sliding": _sliding(sliding), "context": context}
+            network = load_model(model, model_option)
+            result = _run_videos(network, video, labels or [], **measured, **how)
+        else:
+            dataset = _open(data or "camvid", root, split or "val", protocol, option or [])
+            size = parse_size(score_size, "--score-size") if score_size else None
+            measured |= {"max_videos": max_videos, "score_size": size}
+            if predictions is not None:
+                result = _score(predictions, dataset, **measured)
+            else:
+                how = {"device": find_device(device), "sliding": _sliding(sliding)}
+                how |= {"context": context, "save_labels": save_labels, "batch_size": batch}
+                how |= {"flip": flip, "scales": _scales(scales), "every_frame": every_frame}
+                how |= {"fit": parse_size(fit, "--fit") if fit else None, "precision": precision}
+                result = _run_model(load_model(model, model_option), dataset, **measured, **how)
+        if out is not None:
+            _save(out, name, dataset, result, samples, command)
     _show(name, result, out, command, as_json=json)
 
 
@@ -169,19 +172,6 @@ def _checked_tc(tc: str, flow: str) -> str:
     if tc != "vidseg" and flow == "none":
         raise ValueError(f"--tc {tc} compares frames along a flow, and --flow none gives none")
     return tc
-
-
-def _check_writable(out: Path) -> None:
-    from tempfile import TemporaryFile
-
-    if out.exists() and not out.is_dir():
-        raise NotADirectoryError(f"--out needs a folder, but {out} is a file")
-    out.mkdir(parents=True, exist_ok=True)
-    try:
-        with TemporaryFile(dir=out):
-            pass
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, str(out)) from error
 
 
 def _name(model: str | None, predictions: Path | None) -> str:
@@ -279,7 +269,7 @@ def _save(
     samples: Any,
     command: str,
 ) -> None:
-    from vidseg.interrupts import hold_interrupts
+    from vidseg.atomic import together
     from vidseg.report.evaluation import evaluation_page
 
     def read_frame(frame: Any) -> Any:
@@ -288,6 +278,6 @@ def _save(
         return dataset.read_frame(frame.video.frames[frame.frame_index])
 
     page = evaluation_page(name, result, samples.kept, read_frame=read_frame, command=command)
-    with hold_interrupts():  # all of them or none: they belong together
-        result.save(out, name, command)
-        page.write(out / "report.html")
+    with together(out) as stage:
+        result.save(stage, name, command)
+        page.write(stage / "report.html")

@@ -176,6 +176,14 @@ Out = Annotated[
         rich_help_panel=WRITE,
     ),
 ]
+Force = Annotated[
+    bool,
+    typer.Option(
+        "--force",
+        help="Replace an evaluation in --out, and label maps in --save-labels.",
+        rich_help_panel=WRITE,
+    ),
+]
 Json = Annotated[
     bool,
     typer.Option("--json", help="Write the figures as JSON.", rich_help_panel=WRITE),

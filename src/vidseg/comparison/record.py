@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from vidseg.atomic import settle
 from vidseg.comparison.bootstrap import (
     Sums,
     figures_of,
@@ -65,6 +66,7 @@ def read_evaluation(folder: Path | str) -> SavedEvaluation:
         ValueError: a file is damaged, is no evaluation, or does not belong to the other.
     """
     folder = Path(folder)
+    settle(folder)
     record = _read_record(folder)
     conventions, protocols = record["conventions"], record["protocols"]
     accuracy = protocols.get("accuracy", {})

@@ -3,6 +3,7 @@
 import math
 import warnings
 from collections.abc import Callable, Collection, Iterable, Sequence
+from contextlib import nullcontext
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -130,7 +131,7 @@ def evaluate(
     runs = chain(passes.streams(plan.streamed), passes.windows(plan.windowed))
     total = sum(map(len, plan.coming.values()))
     try:
-        with torch.inference_mode():
+        with torch.inference_mode(), maps or nullcontext():
             _take(runs, scorer, maps, lambda done: progress and progress(done, total))
     finally:
         model.train(was_training)

@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
 from itertools import islice
 from pathlib import Path
+from typing import Any, Self
 
 import numpy as np
 
+from vidseg.atomic import settle, together
 from vidseg.data.clip import Video
 from vidseg.inside import inside
-from vidseg.video.render import label_picture, save_picture
+from vidseg.video.render import label_picture
 
 _SHOWN = 3
 
 
 class LabelMaps:
-    """A folder that takes the label maps of a run, one by one, as indexed PNG.
+    """A folder that takes the label maps of a run, as indexed PNG; a context manager.
 
-    `VIDEO/FRAME.png` has the frame's own name, and the class indices as its values. Every file is
-    whole or not there; those of an earlier run over the same frames are replaced.
+    `VIDEO/FRAME.png` has the frame's own name, and the class indices as its values. All of them
+    appear together, at the end; those of an earlier run over the same frames are replaced then.
 
     Args:
         folder: is made.
@@ -45,8 +48,16 @@ class LabelMaps:
             expected.update(files)
         if self.folder.exists() and not self.folder.is_dir():
             raise NotADirectoryError(f"label maps need a folder, but {self.folder} is a file")
+        settle(self.folder)
         _check_holds_nothing_else(self.folder, expected)
-        self.folder.mkdir(parents=True, exist_ok=True)
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Self:
+        self._stage = self._stack.enter_context(together(self.folder))
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._stack.__exit__(*error)
 
     def write(self, video: Video, index: int, labels: np.ndarray) -> None:
         """Write one label map.
@@ -56,9 +67,9 @@ class LabelMaps:
             index: of the frame in the video.
             labels: (h, w) uint8.
         """
-        file = label_map_file(self.folder, video, index)
+        file = label_map_file(self._stage, video, index)
         file.parent.mkdir(parents=True, exist_ok=True)
-        save_picture(file, label_picture(labels, self._palette))
+        label_picture(labels, self._palette).save(file)
 
 
 def label_map_file(folder: Path, video: Video, index: int) -> Path:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from vidseg.atomic import replacing, write_text
+from vidseg.atomic import replacing, together, write_text
 from vidseg.data.clip import Video
 from vidseg.evaluation.counts import VideoCounts
 from vidseg.evaluation.figures import CLASS_FIGURES, FIGURES, OVER_CLASSES, WINDOWS_FRAMES
@@ -227,14 +227,13 @@ class Evaluation:
             command: what made the evaluation.
 
         Raises:
-            OSError: a file cannot be written; none is left half-written.
+            OSError: a file cannot be written; those of an earlier evaluation stay as they are.
         """
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        with replacing(folder / "counts.npz") as file:
-            np.savez_compressed(file, **self.counts())  # pyright: ignore[reportArgumentType]
-        write_text(folder / "metrics.csv", self._csv())
-        write_text(folder / "metrics.json", json_text(self.summary(name, command)))
+        with together(Path(folder)) as stage:
+            with replacing(stage / "counts.npz") as file:
+                np.savez_compressed(file, **self.counts())  # pyright: ignore[reportArgumentType]
+            write_text(stage / "metrics.csv", self._csv())
+            write_text(stage / "metrics.json", json_text(self.summary(name, command)))
 
     def counts(self) -> dict[str, np.ndarray]:
         """The counts of V videos as arrays, by the names of `counts.npz`."""

@@ -1,0 +1,187 @@
+"""What a command writes comes together or not at all, over what was there only when told to."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from command_line import run
+
+from vidseg.lock import FolderLock, writing
+from vidseg.methods import create
+from vidseg.video.writer import VideoWriter
+from vidseg.weights import save
+
+SIZE = (48, 64)
+SETS = {
+    "evaluate": ("metrics.json", "metrics.csv", "counts.npz", "report.html"),
+    "compare": ("compare.json", "compare.html"),
+}
+
+
+@pytest.fixture(scope="module")
+def given(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model, a video, and two evaluations of it."""
+    folder = tmp_path_factory.mktemp("given")
+    save(create("fcn_tiny", num_classes=3), folder / "model.safetensors")
+    rng = np.random.default_rng(0)
+    with VideoWriter(folder / "street.mp4", fps=10) as writer:
+        for _ in range(3):
+            writer.write(rng.integers(0, 256, (*SIZE, 3), np.uint8))
+    for name in ("one", "other"):
+        assert run(*words("evaluate", folder, folder / name)) == 0
+    return folder
+
+
+def words(command: str, given: Path, out: Path) -> tuple[object, ...]:
+    if command == "compare":
+        return "compare", given / "one", given / "other", "--resamples", 100, "--out", out
+    model, video = given / "model.safetensors", given / "street.mp4"
+    return "evaluate", model, "--video", video, "--flow", "none", "--out", out
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+@pytest.mark.parametrize("command", SETS)
+def test_a_set_is_replaced_only_when_told_to(
+    given: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str
+) -> None:
+    line = words(command, given, tmp_path)
+    (tmp_path / SETS[command][1]).write_text("of something else")
+    assert run(*line) == 1
+    assert f"holds {SETS[command][1]} already; pass --force" in capsys.readouterr().err
+    assert contents(tmp_path) == {SETS[command][1]: b"of something else"}
+    (tmp_path / "note").write_text("mine")
+    assert run(*line, "--force") == 0
+    assert contents(tmp_path).keys() == {*SETS[command], "note"}
+    assert (tmp_path / "note").read_text() == "mine"
+
+
+@pytest.mark.parametrize("command", SETS)
+def test_a_set_has_one_writer_who_is_named(
+    given: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str
+) -> None:
+    with FolderLock(tmp_path):
+        assert run(*words(command, given, tmp_path)) == 1
+    assert re.search(rf"process {os.getpid()} on \S+ is writing", capsys.readouterr().err)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("command", SETS)
+def test_a_full_disk_leaves_the_set_before(
+    given: Path, tmp_path: Path, capsys, monkeypatch, command: str
+) -> None:
+    out = tmp_path / "out"
+    line = words(command, given, out)
+    assert run(*line) == 0
+    for name in SETS[command]:
+        (out / name).write_text("before")
+    before, fsync = contents(out), os.fsync
+    for full_at in range(1, 30):
+        calls = 0
+
+        def full(descriptor: int, full_at: int = full_at) -> None:
+            nonlocal calls
+            calls += 1
+            if calls == full_at:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            fsync(descriptor)
+
+        monkeypatch.setattr(os, "fsync", full)
+        code = run(*line, "--force")
+        monkeypatch.setattr(os, "fsync", fsync)
+        if code == 0:
+            break
+        assert "No space left on device" in capsys.readouterr().err
+        # The last ones are of the folder, after the renames: the set is there, and whole.
+        assert contents(out) == before or b"before" not in contents(out).values()
+        if b"before" not in contents(out).values():
+            break
+        assert contents(out) == before, full_at
+    assert full_at > len(SETS[command])
+    assert contents(out).keys() == {*SETS[command]}
+
+
+def test_an_evaluation_does_not_touch_a_run(given: Path, tmp_path: Path, capsys) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    shutil.copy(given / "model.safetensors", folder / "best.safetensors")
+    (folder / "metrics.csv").write_text("step,loss\n")
+    before = contents(folder)
+    video = given / "street.mp4"
+    assert run("evaluate", folder, "--video", video, "--flow", "none", "--out", folder) == 1
+    assert "holds metrics.csv already" in capsys.readouterr().err
+    assert contents(folder) == before
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from vidseg.cli.main import main
+
+rename, renames = Path.replace, 0
+
+def replace(self, target):
+    global renames
+    if ".vidseg-" not in str(target):
+        renames += 1
+        if renames == 2:
+            os.kill(os.getpid(), signal.SIGKILL)
+    return rename(self, target)
+
+Path.replace = replace
+main(sys.argv[1:])
+"""
+
+
+def test_a_kill_between_two_renames_is_mended_by_whoever_reads_it(
+    given: Path, tmp_path: Path, capsys
+) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(given / "one", out)
+    line = [*words("evaluate", given, out), "--max-frames", "2", "--force"]
+    done = subprocess.run([sys.executable, "-c", KILLED, *map(str, line)], check=False)
+    assert done.returncode < 0
+    assert len([p for p in out.iterdir() if p.name.endswith(".part")]) == 1
+    assert run("compare", out, out, "--resamples", 100) == 0
+    assert contents(out).keys() == {*SETS["evaluate"], "run.lock"}  # which locks nothing
+    assert '"num_frames": 2' in (out / "metrics.json").read_text()
+    assert run(*line) == 0
+    assert contents(out).keys() == {*SETS["evaluate"]}
+
+
+def test_label_maps_are_replaced_only_when_told_to(given: Path, tmp_path: Path, capsys) -> None:
+    root, maps = tmp_path / "data", tmp_path / "maps"
+    frames = root / "val/a/frames"
+    frames.mkdir(parents=True)
+    (root / "classes.json").write_text(
+        '{"classes": {"a": [0, 0, 0], "b": [1, 1, 1], "c": [2, 2, 2]}}'
+    )
+    (root / "val/a/masks").mkdir()
+    from PIL import Image
+
+    for k in range(2):
+        Image.fromarray(np.zeros((*SIZE, 3), np.uint8)).save(frames / f"{k}.png")
+        Image.fromarray(np.zeros(SIZE, np.uint8)).save(root / f"val/a/masks/{k}.png")
+    line = ["evaluate", given / "model.safetensors", "--data", "folder", "--root", root]
+    line += ["--flow", "none", "--save-labels", maps]
+    with writing([maps]):
+        assert run(*line) == 1
+    assert "is writing" in capsys.readouterr().err
+    assert run(*line) == 0
+    (maps / "a/0.png").write_bytes(b"before")
+    assert run(*line) == 1
+    assert "holds a/0.png, a/1.png already; pass --force" in capsys.readouterr().err
+    assert run(*line, "--force") == 0
+    assert (maps / "a/0.png").read_bytes()[:4] == b"\x89PNG"
+    assert {path.name for path in tmp_path.rglob("*.*")} >= {"0.png", "1.png"}
+    assert not list(tmp_path.glob(".*"))
