@@ -17,7 +17,7 @@ from painted import SIZE, cut_short, make_video, number_of, paint
 from PIL import Image
 
 from vidseg.interrupts import hold_interrupts
-from vidseg.video import packets
+from vidseg.video import decoding
 from vidseg.video.reader import VideoWriter, read_video
 
 NUM_FRAMES = 180
@@ -81,18 +81,18 @@ def test_a_jump_goes_to_a_keyframe_and_does_not_decode_all(
     videos: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     begun_at = []
-    decode = packets.decode
+    decode = decoding.decode
 
-    def spy(packets_of_file, stream, number):
+    def spy(packets_of_file, stream, number, index):
         begun_at.append(number)
-        return decode(packets_of_file, stream, number)
+        return decode(packets_of_file, stream, number, index)
 
-    monkeypatch.setattr(packets, "decode", spy)
+    monkeypatch.setattr(decoding, "decode", spy)
     with read_video(videos / name, start=170 / 30) as reader:
         next(reader)
-    # A look at the first frames, and then the keyframe.
-    assert len(begun_at) == 2
-    assert begun_at[0] == 0 < begun_at[1]
+    # The first frame, where frames are counted a look at some more, and then the keyframe.
+    assert begun_at[:-1] == [0] * (2 if name == "b_frames.mxf" else 1)
+    assert begun_at[-1] > 0
 
 
 def test_start_end_and_every_choose_frames(videos: Path) -> None:
@@ -274,17 +274,15 @@ def test_image_folders_with_faults(tmp_path: Path) -> None:
         read_video(tmp_path / "*.png")
     Image.fromarray(paint(0)).save(tmp_path / "0.png")
     Image.fromarray(paint(1, (32, 48))).save(tmp_path / "1.png")
-    with pytest.raises(ValueError, match=r"frame 1 .*\(1\.png\) is 48x32, .* before it are 144x64"):
-        list(read_video(tmp_path))
+    reader = read_video(tmp_path)
+    assert len(list(reader)) == reader.num_frames == 1
+    assert "frame 0 (0.00 s): 1.png is 48x32, the frames before it are 144x64" in reader.damage
     (tmp_path / "1.png").write_bytes((tmp_path / "0.png").read_bytes()[:60])
     reader = read_video(tmp_path)
     assert len(list(reader)) == 1
     assert "1.png" in (reader.damage or "")
     (tmp_path / "0.png").write_text("no image")
     with pytest.raises(ValueError, match=r"no frame .* can be decoded: .*0\.png"):
-        next(read_video(tmp_path))
-    Image.fromarray(np.zeros((8, 8), np.uint16)).save(tmp_path / "0.png")
-    with pytest.raises(ValueError, match="8-bit"):
         next(read_video(tmp_path))
 
 

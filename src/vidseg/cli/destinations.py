@@ -126,6 +126,17 @@ def _check_free(folder: Path, files: Iterable[Path], *, force: bool) -> None:
         )
 
 
+def check_tracks(paths: dict[str, Path], *, all_tracks: bool) -> None:
+    """Refuse to keep all tracks in what does not take them.
+
+    Raises:
+        ValueError: `all_tracks`, and the overlay is no .mkv.
+    """
+    overlay = paths.get("overlay")
+    if all_tracks and (overlay is None or overlay.suffix.lower() != ".mkv"):
+        raise ValueError("--all-tracks wants an overlay that is an .mkv, such as --out film.mkv")
+
+
 def _paths(base: Path, formats: list[str], picture: bool) -> dict[str, Path]:
     endings = {
         "overlay": ".png" if picture else ".mp4",
@@ -148,7 +159,7 @@ def _format_of(path: Path, picture: bool) -> str:
 
 
 def _is_picture(source: str) -> bool:
-    from vidseg.video.sources import IMAGE_SUFFIXES
+    from vidseg.video.images import IMAGE_SUFFIXES
 
     path = Path(source)
     return path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()

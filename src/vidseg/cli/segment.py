@@ -17,7 +17,7 @@ from vidseg.cli.options import Sliding, parse_size, parse_sliding
 
 if TYPE_CHECKING:
     from vidseg.inference.outputs import Output
-    from vidseg.inference.stream import SegmentedVideo
+    from vidseg.inference.stream import FrameResult, SegmentedVideo
     from vidseg.segmenter import VideoSegmenter
 
 INPUT, MODEL = "What to segment", "How the model runs"
@@ -123,6 +123,14 @@ def segment(
         float | None,
         typer.Option("--fps", help="Frame rate of a folder of images (25).", rich_help_panel=INPUT),
     ] = None,
+    strict: Annotated[
+        bool,
+        typer.Option(
+            "--strict/--keep-going",
+            help="End at the first damaged frame; by default, go on behind it.",
+            rich_help_panel=INPUT,
+        ),
+    ] = False,
     scene_cuts: Annotated[
         bool,
         typer.Option(
@@ -158,6 +166,14 @@ def segment(
             rich_help_panel=MODEL,
         ),
     ] = None,
+    all_tracks: Annotated[
+        bool,
+        typer.Option(
+            "--all-tracks",
+            help="Keep every sound and subtitle track; for an overlay that is an .mkv.",
+            rich_help_panel=OUTPUT,
+        ),
+    ] = False,
     save_context: Annotated[
         Path | None,
         typer.Option(
@@ -174,11 +190,12 @@ def segment(
 
     Frames are read, segmented and written one by one, so length does not matter. Sound is kept.
     Ctrl-C (or SIGTERM) stops early and leaves what is written so far as playable files (exit code
-    130). A damaged file is segmented up to the damage, which is reported (exit code 1).
+    130). Of a damaged file all frames are segmented that can be decoded; what was lost is reported
+    in the end (exit code 1).
     """
     from vidseg.adapters.sliding import SlidingWindow
     from vidseg.cli.console import console, errors
-    from vidseg.cli.destinations import check_outputs, plan_outputs
+    from vidseg.cli.destinations import check_outputs, check_tracks, plan_outputs
     from vidseg.context import Prototypes
     from vidseg.inference.stream import segment as segment_video
     from vidseg.interrupts import terminate_as_interrupt
@@ -189,7 +206,15 @@ def segment(
     check_outputs({**paths, **kept}, source, force=force)
     windows = parse_sliding(sliding) if sliding else None
     seen_size = parse_size(size) if size else None
-    reader = read_video(source, start=parse_time(start), end=parse_time(end), every=every, fps=fps)
+    check_tracks(paths, all_tracks=all_tracks)
+    reader = read_video(
+        source,
+        start=parse_time(start),
+        end=parse_time(end),
+        every=every,
+        fps=fps,
+        strict=strict,
+    )
     with reader:
         network = _load(model, model_option, device)
         if network.causal and (context or save_context):
@@ -208,7 +233,7 @@ def segment(
         )
         style = {"opacity": opacity, "contour": contour, "legend": legend, "beside": side_by_side}
         with terminate_as_interrupt():
-            count = _run(results, paths, style, force=force)
+            count = _run(results, paths, style, force=force, all_tracks=all_tracks)
             for path in kept.values():
                 path.parent.mkdir(parents=True, exist_ok=True)
                 results.context.save(path)
@@ -216,6 +241,8 @@ def segment(
         console.print(f"{path}: {count} frames", markup=False, soft_wrap=True)
     for path in kept.values():
         console.print(f"{path}: prototypes of the video", markup=False, soft_wrap=True)
+    for note in reader.notes:
+        errors.print(f"note: {note}", markup=False, soft_wrap=True)
     if results.damage is not None:
         errors.print(f"warning: {results.damage}", style="yellow", markup=False, soft_wrap=True)
         raise typer.Exit(1)
@@ -276,6 +303,7 @@ def _run(
     style: dict[str, Any],
     *,
     force: bool,
+    all_tracks: bool,
 ) -> int:
     """Write every result to every output; return how many frames there were."""
     from vidseg.cli.console import console, progress
@@ -286,13 +314,15 @@ def _run(
     try:
         for kind, path in paths.items():
             path.parent.mkdir(parents=True, exist_ok=True)
-            outputs.append(_open_output(kind, path, results, style, force=force))
+            outputs.append(
+                _open_output(kind, path, results, style, force=force, all_tracks=all_tracks)
+            )
         with (
             progress("segmenting", results.num_frames, unit="frames") as meter,
             warnings.catch_warnings(),
         ):
             warnings.simplefilter("ignore", DamagedVideoWarning)  # `segment` says it at the end
-            for result in results:
+            for result in _until_error(results, outputs):
                 for output in outputs:
                     with _naming(output.path):
                         output.add(result)
@@ -312,6 +342,23 @@ def _run(
             output.discard()
         raise
     return count
+
+
+def _until_error(results: SegmentedVideo, outputs: list[Output]) -> Iterator[FrameResult]:
+    """The results; if reading or the model fails behind the first one, what is written is kept."""
+    from vidseg.cli.console import errors
+
+    count = 0
+    try:
+        for result in results:
+            yield result
+            count += 1
+    except Exception:
+        if count:
+            kept = ", ".join(str(output.path) for output in outputs)
+            _close(outputs)
+            errors.print(f"kept {count} frames in {kept}", markup=False, soft_wrap=True)
+        raise
 
 
 def _close(outputs: list[Output]) -> None:
@@ -348,6 +395,7 @@ def _open_output(
     style: dict[str, Any],
     *,
     force: bool,
+    all_tracks: bool,
 ) -> Output:
     from vidseg.inference import outputs
     from vidseg.video.render import PICTURE_SUFFIXES
@@ -367,5 +415,7 @@ def _open_output(
         fps=results.fps,
         sound_from=reader.sound_source,
         pixel_aspect=reader.pixel_aspect,
+        all_tracks=all_tracks,
     )
+    writer.notes = reader.notes
     return outputs.OverlayVideo(writer, **style)

@@ -70,7 +70,8 @@ def evaluate_videos(
         ValueError: a source is no video or has no end, is given twice, or its labels do not fit.
     """
     _check(sources, labels, max_frames)
-    readers = [read_video(source) for source in sources]
+    # Behind damage the neighbour of a frame is missing, so the measure ends there.
+    readers = [read_video(source, strict=True) for source in sources]
     dataset = _described(model, readers, labels, max_frames)
     folder = None if context is None else Path(context)
     check_contexts(model, folder, (video.name for video in dataset.videos))

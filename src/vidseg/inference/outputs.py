@@ -69,7 +69,7 @@ class OverlayVideo:
     def add(self, result: FrameResult) -> None:
         """Write one frame, at its time."""
         paint = result.side_by_side if self._beside else result.overlay
-        self._writer.write(paint(**self._style), result.time_s)
+        self._writer.write(paint(**self._style), result.time_s, result.duration_s)
 
     def close(self) -> None:
         """Finish the video."""

@@ -22,7 +22,7 @@ from vidseg.video.reader import Frame, FrameReader, read_video
 
 
 class DamagedVideoWarning(UserWarning):
-    """A video broke off before its proper end; the frames before the damage were segmented."""
+    """A video is damaged or cut short; the frames that can be decoded were segmented."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,6 +38,7 @@ class FrameResult:
         palette: (C, 3) uint8 RGB.
         is_cut: a new scene begins here.
         ms: the network's time for it: of its pass, divided by the frames of the pass.
+        duration_s: how long the frame is shown, in seconds; None if nobody knows.
     """
 
     index: int
@@ -48,6 +49,7 @@ class FrameResult:
     palette: np.ndarray
     is_cut: bool
     ms: float
+    duration_s: float | None = None
 
     def overlay(
         self, opacity: float = 0.5, *, contour: bool = False, legend: bool = False
@@ -299,6 +301,7 @@ def _results(
                     palette=palette,
                     is_cut=is_cut and k == 0,
                     ms=ms,
+                    duration_s=frame.duration_s,
                 )
     if reader.damage is not None:
         warnings.warn(reader.damage, DamagedVideoWarning, stacklevel=3)

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import glob
-import re
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from vidseg.video.packets import DamagedError
+from vidseg.video.images import IMAGE_SUFFIXES, in_order, picture_files
 
 if TYPE_CHECKING:
     from av.container import InputContainer
     from av.video.stream import VideoStream
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
 CAMERA_FORMATS = {"linux": "v4l2", "darwin": "avfoundation"}
+
+
+def local_address(path: str | Path) -> str:
+    """A local file for libav, which takes what stands before a colon for a protocol."""
+    return os.path.abspath(path)  # noqa: PTH100 (links stay as they are)
 
 
 def open_video(address: str, name: str, **options: Any) -> tuple[InputContainer, VideoStream]:
@@ -51,7 +53,7 @@ def open_video(address: str, name: str, **options: Any) -> tuple[InputContainer,
         raise ValueError(
             f"cannot open {name} as a video: {error.strerror}{'' if '://' in address else advice}"
         ) from error
-    streams = [s for s in container.streams.video if not _is_cover(s)]
+    streams = [s for s in container.streams.video if not is_cover(s)]
     # libav draws text files as pictures of a terminal.
     if not streams or container.format.name == "tty":
         container.close()
@@ -64,7 +66,8 @@ def open_video(address: str, name: str, **options: Any) -> tuple[InputContainer,
     return container, stream
 
 
-def _is_cover(stream: VideoStream) -> bool:
+def is_cover(stream: VideoStream) -> bool:
+    """Whether a video stream is a picture on the case and no video."""
     from av.stream import Disposition
 
     return bool(stream.disposition & Disposition.attached_pic)
@@ -93,7 +96,7 @@ def camera(number: int) -> tuple[str, dict[str, Any]]:
 
 
 def find_images(path: Path) -> list[Path] | None:
-    """The images of a folder, glob or single picture, by the numbers in their names.
+    """The images of a folder, glob or single picture, in the order of the numbers in their names.
 
     Returns:
         The paths in order; None if `path` is something else.
@@ -103,13 +106,13 @@ def find_images(path: Path) -> list[Path] | None:
         ValueError: no images in the folder; the glob matches other files.
     """
     if path.is_dir():
-        found = [p for p in path.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES]
+        found = picture_files(path)
         if not found:
             raise ValueError(
                 f"no images in {path}; a folder of frames holds {', '.join(IMAGE_SUFFIXES)} files"
             )
     elif path.suffix.lower() in IMAGE_SUFFIXES and path.is_file():
-        found = [path]
+        return [path]
     elif not path.exists() and glob.has_magic(str(path)):
         found = [Path(p) for p in glob.glob(str(path))]  # noqa: PTH207 (a pattern may be absolute)
         if not found:
@@ -121,30 +124,4 @@ def find_images(path: Path) -> list[Path] | None:
             )
     else:
         return None
-    return sorted((p for p in found if not p.name.startswith(".")), key=_natural)
-
-
-def _natural(path: Path) -> list[tuple[int, str]]:
-    """frame_10 comes after frame_9."""
-    parts = re.split(r"(\d+)", path.name)
-    return [(int(part), "") if part.isdecimal() else (-1, part) for part in parts]
-
-
-def read_image(path: Path) -> np.ndarray:
-    """Read an image file upright, as (H, W, 3) uint8 RGB.
-
-    Raises:
-        DamagedError: it is no image, or is cut short.
-        ValueError: its pixels have more than 8 bits.
-    """
-    from PIL import Image, ImageOps, UnidentifiedImageError
-
-    try:
-        with Image.open(path) as picture:
-            if picture.mode.startswith(("I", "F")):
-                raise ValueError(f"{path} has {picture.mode} pixels; frames must be 8-bit images")
-            return np.array(ImageOps.exif_transpose(picture).convert("RGB"))
-    except UnidentifiedImageError as error:
-        raise DamagedError(f"{path} is no image, or is damaged") from error
-    except OSError as error:  # Pillow's word for an image that is cut short
-        raise DamagedError(f"{path}: {error}") from error
+    return in_order(found)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from fractions import Fraction
@@ -12,14 +13,15 @@ import numpy as np
 
 from vidseg.atomic import Part
 from vidseg.interrupts import hold_interrupts
-from vidseg.video.sound import SoundTrack
+from vidseg.video.sound import SoundSource, SoundTracks
 
 if TYPE_CHECKING:
     from av import VideoFrame
 
 VIDEO_SUFFIXES = {".mp4": "mp4", ".m4v": "ipod", ".mov": "mov", ".mkv": "matroska"}
 """libav's container for each suffix."""
-TICKS_PER_FRAME = 16
+TICKS_PER_FRAME = 16  # at 25 frames a second and above; below, as many a second as at 25
+KEYFRAME_S = 2.0  # the longest time without a keyframe, where pictures stand
 MAX_FPS = 1000
 BT709, LIMITED_RANGE = 1, 1  # ISO/IEC 23091-2 and libav
 
@@ -34,9 +36,15 @@ class VideoWriter:
     Args:
         path: .mp4, .m4v, .mov or .mkv; replaced if it exists.
         fps: frames a second.
-        sound_from: a video file whose sound goes along, from the `time_s` of the first frame on.
+        sound_from: a video file whose sound goes along, from the `time_s` of the first frame on;
+            or what a reader says of it.
         quality: constant rate factor of x264; lower is better and larger.
         pixel_aspect: width : height of a pixel.
+        all_tracks: keep every sound and subtitle track; only .mkv takes them.
+
+    Attributes:
+        notes: what of the source's sound and other tracks is left out or changed; to gather them,
+            put a list of your own here.
 
     Raises:
         ValueError: another suffix, or an impossible frame rate.
@@ -58,9 +66,10 @@ class VideoWriter:
         path: str | Path,
         *,
         fps: float | Fraction,
-        sound_from: str | Path | None = None,
+        sound_from: str | Path | SoundSource | None = None,
         quality: int = 20,
         pixel_aspect: Fraction = Fraction(1),
+        all_tracks: bool = False,
     ) -> None:
         self.path = Path(path)
         if self.path.suffix.lower() not in VIDEO_SUFFIXES:
@@ -71,27 +80,36 @@ class VideoWriter:
             raise FileNotFoundError(f"no folder {self.path.parent} to write {self.path.name} into")
         if not 0 < fps <= MAX_FPS:
             raise ValueError(f"fps must be above 0 and at most {MAX_FPS}, got {fps}")
+        if all_tracks and self.path.suffix.lower() != ".mkv":
+            raise ValueError(f"only .mkv takes all tracks; {self.path.name} is none")
         self.num_frames = 0
+        self.notes: list[str] = []
         self._fps = Fraction(fps).limit_denominator(100_000)
         self._quality = quality
         self._aspect = pixel_aspect
         self._part: Part | None = None
         self._sound_from = sound_from
-        self._sound: SoundTrack | None = None
+        self._all_tracks = all_tracks
+        self._sound: SoundTracks | None = None
         self._container: Any = None
         self._stream: Any = None
         self._reformatter: Any = None
         self._shape: tuple[int, ...] = ()
         self._first_s = 0.0
-        self._pts = -1
+        self._ticks_per_frame = TICKS_PER_FRAME * max(1, math.ceil(25 / self._fps))
+        self._pts = self._end = -1
+        self._key, self._since_key = 0, 0
 
-    def write(self, image: np.ndarray, time_s: float | None = None) -> None:
+    def write(
+        self, image: np.ndarray, time_s: float | None = None, duration_s: float | None = None
+    ) -> None:
         """Append a frame.
 
         Args:
             image: (H, W, 3) uint8 RGB, of the same size every time.
             time_s: its time in the source, so that a varying rate is kept; the first frame's is
-                where the file begins. By default one tick after the last.
+                where the file begins. By default one frame after the last.
+            duration_s: how long it is shown if no other follows; by default one frame.
 
         Raises:
             ValueError: wrong shape or dtype, or another size than the first frame's.
@@ -103,11 +121,13 @@ class VideoWriter:
             container = self._container or self._begin(image.shape, time_s or 0.0)
             if image.shape != self._shape:
                 raise ValueError(f"this video has frames of {self._shape}, got {image.shape}")
-            ticks = float(self._fps) * TICKS_PER_FRAME
-            shown = self.num_frames * TICKS_PER_FRAME
+            ticks = float(self._fps) * self._ticks_per_frame
+            shown = self.num_frames * self._ticks_per_frame
             if time_s is not None:
                 shown = round((time_s - self._first_s) * ticks)
             self._pts = max(self._pts + 1, shown)
+            stands = self._ticks_per_frame if duration_s is None else round(duration_s * ticks)
+            self._end = self._pts + max(1, stands)
             container.mux(self._stream.encode(self._picture(image)))
             self.num_frames += 1
             if self._sound is not None:
@@ -124,10 +144,14 @@ class VideoWriter:
             if container is None:
                 self._release()
                 return
-            container.mux(self._stream.encode(None))
+            packets = self._stream.encode(None)
+            for packet in packets:
+                # What is decoded last closes the track; the last picture stands until then.
+                if packet is packets[-1] or packet.pts == self._pts:
+                    packet.duration = self._end - packet.pts
+            container.mux(packets)
             if self._sound is not None:
-                self._sound.write_until((self._pts / TICKS_PER_FRAME + 1) / float(self._fps))
-                self._sound.finish()
+                self._sound.finish(self._end / float(self._fps * self._ticks_per_frame))
             container.close()
             self._container = None
             self._release()
@@ -174,19 +198,30 @@ class VideoWriter:
         stream.options = {"crf": str(self._quality), "preset": "fast", "rc-lookahead": "20"}
         codec = stream.codec_context
         codec.gop_size = max(1, round(self._fps))
-        codec.time_base = 1 / (self._fps * TICKS_PER_FRAME)
+        codec.time_base = 1 / (self._fps * self._ticks_per_frame)
         codec.colorspace = codec.color_primaries = codec.color_trc = BT709
         codec.color_range = LIMITED_RANGE
         if self._aspect != 1:
             codec.sample_aspect_ratio = self._aspect
         self._stream = stream
-        self._sound = SoundTrack.of(self._sound_from, time_s)
-        if self._sound is not None:
-            self._sound.attach(self._container)
+        self._add_sound(time_s)
         return self._container
+
+    def _add_sound(self, time_s: float) -> None:
+        source = self._sound_from
+        if isinstance(source, (str, Path)):
+            from vidseg.video.film import Film
+
+            film = Film(Path(source), None, is_strict=False)
+            film.close()
+            source = film.sound
+        if source is not None:
+            self._sound = SoundTracks(source, time_s, self.notes, keeps_all=self._all_tracks)
+            self._sound.attach(self._container)
 
     def _picture(self, image: np.ndarray) -> VideoFrame:
         from av import VideoFrame
+        from av.video.frame import PictureType
         from av.video.reformatter import ColorRange, Colorspace
 
         height, width = image.shape[:2]
@@ -198,9 +233,20 @@ class VideoWriter:
             dst_colorspace=Colorspace.ITU709,
             dst_color_range=ColorRange.MPEG,
         )
+        if self._needs_keyframe():
+            picture.pict_type = PictureType.I
         picture.pts = self._pts
         picture.time_base = self._stream.codec_context.time_base
         return picture
+
+    def _needs_keyframe(self) -> bool:
+        """Whether to ask for a keyframe, where frames come too seldom for one a second."""
+        since_s = (self._pts - self._key) / float(self._fps * self._ticks_per_frame)
+        is_regular = self._since_key % self._stream.codec_context.gop_size == 0
+        is_key = is_regular or since_s >= KEYFRAME_S
+        self._key = self._pts if is_key else self._key
+        self._since_key = 1 if is_key else self._since_key + 1
+        return is_key and not is_regular
 
     def _release(self) -> None:
         sound, self._sound = self._sound, None
