@@ -165,8 +165,33 @@ def law_window(model: VideoSegmenter, frames: Tensor) -> None:
                 raise LawBroken(
                     f"window: window_frames({t}) = {window}, wanted oldest first, t last"
                 )
-            logits = model(frames[:, window], readout="last")[0].logits
+            turn = {"phase": window[0] % model.period} if model.period > 1 else {}
+            logits = model(frames[:, window], readout="last", **turn)[0].logits
             same(logits[:, 0], stream[:, t], f"window: frame {t} differs from the stream")
+
+
+def law_phase(model: VideoSegmenter, frames: Tensor) -> None:
+    """With a period a stream may start at any phase, and goes on in the turn of phases."""
+    if model.period == 1:
+        return
+    with torch.no_grad():
+        started = [model(frames, phase=phase) for phase in range(model.period)]
+        for phase, (whole, memory) in enumerate(started):
+            logits, between = model(frames[:, :1], phase=phase)
+            rest, end = model(frames[:, 1:], between)
+            split = torch.cat([logits.logits, rest.logits], 1)
+            same(split, whole.logits, f"phase: a split at phase {phase} changes the logits")
+            same(end, memory, f"phase: a split at phase {phase} changes the memory")
+        stream = started[0][0].logits
+        if all(torch.equal(whole.logits, stream) for whole, _ in started[1:]):
+            raise LawBroken("phase: a period is declared, but no phase changes anything")
+        if math.isinf(model.horizon):
+            return
+        horizon = int(model.horizon)
+        for start in range(1, frames.shape[1] - horizon):
+            late = model(frames[:, start:], phase=start % model.period)[0].logits[:, horizon:]
+            wanted = stream[:, start + horizon :]
+            same(late, wanted, f"phase: a stream from frame {start} on differs past the horizon")
 
 
 LAWS: tuple[Callable[[VideoSegmenter, Tensor], None], ...] = (
@@ -177,6 +202,7 @@ LAWS: tuple[Callable[[VideoSegmenter, Tensor], None], ...] = (
     law_batch,
     law_gradient,
     law_window,
+    law_phase,
 )
 
 

@@ -1,15 +1,13 @@
 """Every method keeps the laws, and the laws catch segmenters that do not."""
 
-from dataclasses import dataclass
-
 import pytest
 import torch
-from torch import Tensor, nn
+from honest import Honest, LastFrame, TakesTurns
+from torch import nn
 
 from laws import LawBroken, check_laws
 from vidseg.adapters.per_frame import PerFrame
 from vidseg.methods import METHODS
-from vidseg.segmenter import Memory, VideoSegmenter
 
 
 @pytest.mark.parametrize("family", METHODS)
@@ -53,41 +51,6 @@ def settle(model: nn.Module) -> None:
             nn.init.uniform_(module.weight, 0.5, 1.0)
         if isinstance(module, nn.Conv2d) and module.bias is not None:
             nn.init.normal_(module.weight, std=0.1)
-
-
-@dataclass(frozen=True)
-class LastFrame(Memory):
-    feature: Tensor
-
-
-class Honest(VideoSegmenter):
-    """Adds what it saw one frame ago."""
-
-    memory_type = LastFrame
-    horizon = 1
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.num_classes = 3
-        self.conv = nn.Conv2d(3, 3, 3, padding=1)
-
-    def encode(self, frames):
-        return self.conv(frames)
-
-    def initial_memory(self, feature, context):
-        return LastFrame(feature.clone())
-
-    def fuse(self, feature, memory):
-        return feature + 0.5 * memory.feature
-
-    def decode(self, fused):
-        return fused
-
-    def remember(self, memory, feature, fused):
-        return LastFrame(feature, frames_seen=1)
-
-    def window_frames(self, t):
-        return (max(t - 1, 0), t)
 
 
 class EditsMemory(Honest):
@@ -148,6 +111,41 @@ class GrowsMemory(Honest):
         return feature + 0.5 * memory.feature[:, :, -1:]
 
 
+class StartsOver(TakesTurns):
+    """Begins each chunk with the first sub-network."""
+
+    def _phases(self, length, memory, phase):
+        return super()._phases(length, None, phase)
+
+
+class OneForAll(TakesTurns):
+    """Declares a period that it has not."""
+
+    def encode(self, frames, phase=0):
+        return self.turns[0](frames)
+
+    def fuse(self, feature, memory):
+        return feature + 0.5 * memory.feature
+
+
+class SeesItsOwnPhase(TakesTurns):
+    """Takes something from the other frames of a phase."""
+
+    def encode(self, frames, phase=0):
+        feature = super().encode(frames, phase)
+        return feature + 0.1 * feature.mean(0, keepdim=True)
+
+
+class CountsFrames(TakesTurns):
+    """Turns by a count of its own instead of the memory's."""
+
+    count = 0
+
+    def encode(self, frames, phase=0):
+        self.count += 1
+        return super().encode(frames, (phase + self.count) % self.period)
+
+
 def test_an_honest_segmenter_keeps_the_laws():
     check_laws(Honest())
 
@@ -164,6 +162,10 @@ def test_an_honest_segmenter_keeps_the_laws():
         (ClaimsMore, "horizon"),
         (WrongWindow, "window"),
         (GrowsMemory, "value"),
+        (StartsOver, "chunk"),
+        (OneForAll, "phase"),
+        (SeesItsOwnPhase, "chunk|causal|batch"),
+        (CountsFrames, "chunk|value"),
     ],
 )
 def test_the_laws_catch(broken, law):

@@ -10,7 +10,7 @@ in one place, `VideoSegmenter.forward`, so that clip and stream cannot differ.
 Shapes: B streams, T frames, T' frames read out, C classes, H W full size, h w output stride.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal, Self
 
@@ -116,7 +116,9 @@ class VideoSegmenter(nn.Module):
         horizon: how many frames back a frame can see; `math.inf` for recurrent methods.
         recurrent: `remember` reads `fused`, so every frame must be fused.
         causal: False where the context needs the whole video.
-        period: after how many frames the encoder repeats (methods with a turn of sub-networks).
+        period: after how many frames the encoder repeats. Where it is more than 1 the frames take
+            the phases 0 .. period - 1 in turn, `encode` gets the phase of its frames as a second
+            argument, and `fuse` and `remember` find it in the memory.
         prefers_channels_last: on a CPU its convolutions are faster in this memory layout.
         card: what it takes to use the model: classes, colours, normalisation, licence.
     """
@@ -208,11 +210,7 @@ class VideoSegmenter(nn.Module):
 
     def check_memory(self, memory: Any, feature: Feature) -> None:
         """Raise ValueError where `memory` cannot belong to these streams."""
-        if type(memory) is not self.memory_type:
-            raise ValueError(
-                f"{type(self).__name__} goes on from a {self.memory_type.__name__}, got "
-                f"{type(memory).__name__}; pass the memory that this model returned, or None"
-            )
+        self._check_type(memory)
         batch = pytree.tree_leaves(feature)[0].shape[0]
         for leaf in pytree.tree_leaves(memory):
             if leaf.shape[0] != batch:
@@ -220,6 +218,18 @@ class VideoSegmenter(nn.Module):
                     f"the memory holds {leaf.shape[0]} streams, the frames are {batch}; "
                     "keep one memory for each batch of streams"
                 )
+
+    def _check_type(self, memory: Any) -> None:
+        if type(memory) is not self.memory_type:
+            raise ValueError(
+                f"{type(self).__name__} goes on from a {self.memory_type.__name__}, got "
+                f"{type(memory).__name__}; pass the memory that this model returned, or None"
+            )
+        if memory.phase >= self.period:
+            raise ValueError(
+                f"the memory is at phase {memory.phase}, the phases of this model are 0 to "
+                f"{self.period - 1}; start the stream anew with memory=None"
+            )
 
     def forward(
         self,
@@ -229,6 +239,7 @@ class VideoSegmenter(nn.Module):
         readout: Literal["all", "last"] = "all",
         aux: bool | None = None,
         context: Any = None,
+        phase: int | None = None,
     ) -> tuple[Segmentation, Any]:
         """Segment a chunk of frames.
 
@@ -240,13 +251,15 @@ class VideoSegmenter(nn.Module):
                 `auxiliary`, and the feature that a student copies.
             context: what the method wants to know of the whole video (CFFM++'s prototypes), given
                 with the first chunk; the memory carries it on.
+            phase: of the first frame of a stream, for a method with a `period`; 0 by default.
 
         Returns:
             The segmentation of the T' frames that were read out, and the next memory.
 
         Raises:
             ValueError: wrong rank, channels, dtype or range of `frames`; a memory of another model,
-                batch or size; a new context for a stream that already runs.
+                batch or size; a new context or phase for a stream that already runs; a phase
+                outside 0 .. period - 1.
         """
         if not torch.compiler.is_compiling():
             check_frames(frames)
@@ -255,17 +268,21 @@ class VideoSegmenter(nn.Module):
             if memory is None and not self.training:
                 check_range(frames)
         batch, length = frames.shape[:2]
-        features = self._encode_clip(frames)
+        phases = self._phases(length, memory, phase)
+        is_plain = self.period == 1
+        features = self._encode_clip(frames) if is_plain else self._encode_in_turns(frames, phases)
         fused_frames = []
         for t in range(length):
             feature = pytree.tree_map(lambda x, t=t: x[:, t], features)
             if memory is None:
                 memory = self.initial_memory(feature, context)
+                memory = memory if is_plain else replace(memory, phase=phases[0])
             elif t == 0 and not torch.compiler.is_compiling():
                 self.check_memory(memory, feature)
             is_read = readout == "all" or t == length - 1
             fused = self.fuse(feature, memory) if is_read or self.recurrent else None
             memory = self.remember(memory, feature, fused if self.recurrent else None)
+            memory = memory if is_plain else replace(memory, phase=phases[t + 1])
             if is_read:
                 fused_frames.append(fused)
         flat = _stack_frames(fused_frames)
@@ -281,7 +298,12 @@ class VideoSegmenter(nn.Module):
         return segmentation, memory
 
     def step(
-        self, frame: Tensor, memory: Any = None, *, context: Any = None
+        self,
+        frame: Tensor,
+        memory: Any = None,
+        *,
+        context: Any = None,
+        phase: int | None = None,
     ) -> tuple[Segmentation, Any]:
         """Segment one frame of a stream: `forward` with T = 1.
 
@@ -289,6 +311,7 @@ class VideoSegmenter(nn.Module):
             frame: (B, 3, H, W) float, normalised by the model's card.
             memory: what the last step returned; None starts a stream.
             context: see `forward`.
+            phase: see `forward`.
 
         Returns:
             The segmentation (T' = 1) and the next memory.
@@ -301,7 +324,8 @@ class VideoSegmenter(nn.Module):
                 f"frame must be (B, 3, H, W), got {tuple(frame.shape)}; "
                 "for a clip (B, T, 3, H, W) call model(frames, memory)"
             )
-        return self(frame[:, None], memory, context=context)
+        turn = {} if phase is None else {"phase": phase}
+        return self(frame[:, None], memory, context=context, **turn)
 
     def for_inference(self, device: torch.device | str | None = None) -> Self:
         """Itself, on a device, in evaluation mode and the memory layout that is fastest there."""
@@ -321,6 +345,39 @@ class VideoSegmenter(nn.Module):
             return pytree.tree_map(lambda *xs: torch.stack(xs, 1), *earlier, last)
         features = self.encode(frames.flatten(0, 1))
         return pytree.tree_map(lambda x: x.unflatten(0, (batch, length)), features)
+
+    def _encode_in_turns(self, frames: Tensor, phases: Sequence[int]) -> Feature:
+        """As `_encode_clip`; frames of one phase are one batch."""
+        batch, length = frames.shape[:2]
+        encode: Any = self.encode  # with a second argument here
+        encoded: list[Feature] = [None] * length
+        for start in range(min(self.period, length)):
+            alike = encode(frames[:, start :: self.period].flatten(0, 1), phases[start])
+            split = pytree.tree_map(lambda x: x.unflatten(0, (batch, -1)), alike)
+            for k, t in enumerate(range(start, length, self.period)):
+                encoded[t] = pytree.tree_map(lambda x, k=k: x[:, k], split)
+        return pytree.tree_map(lambda *xs: torch.stack(xs, 1), *encoded)
+
+    def _phases(self, length: int, memory: Any, phase: int | None) -> tuple[int, ...]:
+        """The phases of the frames of a chunk, and of the one after it."""
+        period = self.period
+        is_number = isinstance(phase, int) and not isinstance(phase, bool)
+        if phase is not None and not (is_number and 0 <= phase < period):
+            known = f"0 to {period - 1}" if period > 1 else "0 alone, it treats all frames alike"
+            raise ValueError(
+                f"the phases of {type(self).__name__} are {known}; got phase={phase!r}"
+            )
+        if memory is None or period == 1:
+            first = phase or 0
+        else:
+            self._check_type(memory)
+            first = memory.phase
+            if phase not in (None, first):
+                raise ValueError(
+                    f"this stream already runs, its next frame has phase {first}; pass phase only "
+                    "with the first chunk, or start anew with memory=None"
+                )
+        return tuple((first + t) % period for t in range(length + 1))
 
     @property
     def window_length(self) -> int:

@@ -43,7 +43,7 @@ def register_value(cls: type, static: frozenset[str]) -> None:
     )
 
 
-STATIC = frozenset({"frames_seen"})
+STATIC = frozenset({"frames_seen", "phase"})
 """The fields of a `Memory` that are no tensors."""
 
 
@@ -57,9 +57,11 @@ class Memory:
 
     Attributes:
         frames_seen: frames remembered so far; static (not a leaf), saturates where warm-up ends.
+        phase: of the next frame, in a method with a `period`; static. `forward` keeps it.
     """
 
     frames_seen: int = field(default=0, kw_only=True)
+    phase: int = field(default=0, kw_only=True)
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)

@@ -121,6 +121,7 @@ class SlidingWindow(VideoSegmenter):
         readout: Literal["all", "last"] = "all",
         aux: bool | None = None,
         context: Any = None,
+        phase: int | None = None,
     ) -> tuple[Segmentation, Any]:
         """Segment a chunk of frames through windows.
 
@@ -130,6 +131,7 @@ class SlidingWindow(VideoSegmenter):
             readout: "all" frames or the "last".
             aux: training outputs; windows have none.
             context: of B streams, given with the first chunk.
+            phase: of the first frame of a stream, for a model with a `period`.
 
         Returns:
             The segmentation with logits at full size, (B, T', C, H, W), and the memory of all
@@ -153,7 +155,9 @@ class SlidingWindow(VideoSegmenter):
         ).flatten(0, 1)
         if context is not None:
             context = pytree.tree_map(lambda x: x.repeat_interleave(len(corners), 0), context)
-        seen, memory = self.model(windows, memory, readout=readout, aux=False, context=context)
+        seen, memory = self.model(
+            windows, memory, readout=readout, aux=False, context=context, phase=phase
+        )
         logits = seen.logits.unflatten(0, (frames.shape[0], len(corners)))
         # At least float32: sums of half precision round away what the windows agree on.
         dtype = torch.promote_types(logits.dtype, torch.float32)

@@ -28,6 +28,7 @@ class Sample(TypedDict):
     clip_labels: NotRequired[Tensor]
     labelled: NotRequired[Tensor]
     context: NotRequired[Tensor]
+    phase: NotRequired[int]
 
 
 @dataclass(frozen=True)
@@ -123,6 +124,7 @@ class ClipDataset(torch.utils.data.Dataset[Sample]):
         shuffle: bool = False,
         clip_labels: bool = False,
         read_context: Callable[[Video], Tensor] | None = None,
+        phase_of: Callable[[int], int] | None = None,
     ) -> None:
         """Index snippets.
 
@@ -134,6 +136,8 @@ class ClipDataset(torch.utils.data.Dataset[Sample]):
             shuffle: another order in each epoch, else the order of `snippets`.
             clip_labels: also give the labels of the frames before the last one.
             read_context: what the model wants to know of a whole video.
+            phase_of: the phase of the first frame of a sample, by its number, for a model that has
+                a period.
 
         Raises:
             ValueError: no snippets, or a negative seed.
@@ -149,6 +153,7 @@ class ClipDataset(torch.utils.data.Dataset[Sample]):
         self.shuffle = shuffle
         self.clip_labels = clip_labels
         self.read_context = read_context
+        self.phase_of = phase_of
 
     def __len__(self) -> int:
         return len(self.snippets)
@@ -178,7 +183,8 @@ class ClipDataset(torch.utils.data.Dataset[Sample]):
         Returns:
             frames (T, 3, H, W) float32, labels (H, W) int64 of the last one, name; if asked for,
             clip_labels (T, H, W) int64 of all frames, and labelled (T,) bool, which of them have
-            any: the others are ignored everywhere; and context, what `read_context` gives.
+            any: the others are ignored everywhere; context, what `read_context` gives; and phase,
+            what `phase_of` gives.
 
         Raises:
             ValueError: a file is damaged, or sizes differ within the snippet.
@@ -200,6 +206,8 @@ class ClipDataset(torch.utils.data.Dataset[Sample]):
             sample = {"frames": frames, "labels": target, "name": snippet.name}
         if self.read_context is not None:
             sample["context"] = self.read_context(snippet.video)
+        if self.phase_of is not None:
+            sample["phase"] = self.phase_of(number)
         return sample
 
     def _read_labels(self, snippet: Snippet, index: int, image: np.ndarray) -> np.ndarray:

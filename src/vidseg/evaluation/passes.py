@@ -20,12 +20,16 @@ Made = TypeVar("Made")
 
 
 class _Window(NamedTuple):
-    """A labelled frame and those before it that it is labelled from: (T, H, W, 3) uint8."""
+    """A labelled frame and those before it that it is labelled from: (T, H, W, 3) uint8.
+
+    `phase` is that of the first of them in a stream of the whole video.
+    """
 
     video: Video
     frame_index: int
     clip: np.ndarray
     truth: np.ndarray
+    phase: int
 
 
 @dataclass(frozen=True)
@@ -89,7 +93,8 @@ class Passes:
         places = [(video, index) for video in videos for index in self.wanted[video]]
         for window in _read_ahead(places, self._read_window):
             is_full = len(batch) == self.batch_size
-            if batch and (is_full or batch[0].clip.shape != window.clip.shape):
+            kinds = {(w.clip.shape, w.phase) for w in (*batch[:1], window)}
+            if batch and (is_full or len(kinds) > 1):
                 yield self._run(batch)
                 batch = []
             batch.append(window)
@@ -100,7 +105,7 @@ class Passes:
         clips = np.stack([window.clip for window in batch])
         sizes = [_size(window.truth) for window in batch]
         contexts = self.contexts([window.video for window in batch])
-        labels, _, ms = self.runner(clips, None, sizes, contexts)
+        labels, _, ms = self.runner(clips, None, sizes, contexts, phase=batch[0].phase)
         return [
             Observed(w.video, w.frame_index, w.clip[-1], label, w.truth, ms)
             for label, w in zip(labels, batch, strict=True)
@@ -110,9 +115,10 @@ class Passes:
         video, index = at
         image, truth = self._read(video, index)
         assert truth is not None, "only labelled frames are wanted"
-        past = self.runner.window_frames(index)[:-1]
+        *past, _ = window = self.runner.window_frames(index)
         images = [*(self.dataset.read_frame(video.frames[i]) for i in past), image]
-        return _Window(video, index, _stack(images, video), truth)
+        phase = window[0] % self.runner.period
+        return _Window(video, index, _stack(images, video), truth, phase)
 
     def _reader(
         self, group: list[Video]

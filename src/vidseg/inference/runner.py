@@ -63,7 +63,7 @@ class Runner:
         self.last_class, self.void_to = model.num_classes - 1, void_to
         self.model = model if sliding is None else SlidingWindow(model, *sliding)
         self.sliding = sliding
-        self.window_frames = model.window_frames
+        self.window_frames, self.period = model.window_frames, model.period
         self.device = device
         self.precision: Precision = precision
         self.views = views
@@ -96,6 +96,7 @@ class Runner:
         memories: tuple[Memory | None, ...] | None,
         sizes: Sequence[Size],
         contexts: tuple[Any, ...],
+        phase: int = 0,
     ) -> tuple[list[np.ndarray], tuple[Memory | None, ...], float | None]:
         """Label the last of the frames.
 
@@ -104,6 +105,7 @@ class Runner:
             memories: one per view, or None at the start of a stream.
             sizes: the (h, w) at which the label maps are wanted, one per stream.
             contexts: of the streams, one per view; read at the start of a stream.
+            phase: of the first frame, at the start of a stream.
 
         Returns:
             B label maps (h, w) uint8, the next memories, and the network's ms per frame, which
@@ -112,6 +114,7 @@ class Runner:
         frames = self.card.normalise(torch.from_numpy(images).to(self.device))
         outputs, after = [], []
         begin_s = now_s(self.device)
+        turn = {"phase": phase} if phase else {}
         begun = memories or (None,) * len(self.views)
         for view, memory, context in zip(self.views, begun, contexts, strict=True):
             with autocast(self.device, self.precision):
@@ -120,6 +123,7 @@ class Runner:
                     memory,
                     readout="last",
                     context=context if memory is None else None,
+                    **turn,
                 )
             outputs.append(segmentation)
             after.append(memory)

@@ -167,6 +167,37 @@ def window_fps(chosen: list[Snippet]) -> float | None:
     return rate_hz / median(gaps) if gaps and rate_hz else None
 
 
+@dataclass(frozen=True)
+class Turns:
+    """The phase of the first frame of a sample, by the sample's number.
+
+    All samples of an optimiser step have one, and the last frames take the phases in turn: that of
+    step 0 has phase 1, as TDNet's authors begin.
+
+    Attributes:
+        period: of the model.
+        batch_size: samples of a step.
+        length: frames of a sample.
+    """
+
+    period: int
+    batch_size: int
+    length: int
+
+    def __call__(self, number: int) -> int:
+        """0 .. period - 1."""
+        last = number // self.batch_size + 1
+        return (last - (self.length - 1)) % self.period
+
+
+def turns_of(model: VideoSegmenter, config: TrainingConfig) -> Turns | None:
+    """The phases of a run's samples; None for a model that treats all frames alike."""
+    if model.period == 1:
+        return None
+    _, length = _window(config.data, model, config.seed)
+    return Turns(model.period, config.batch_size, length)
+
+
 Samples = ClipDataset | PairDataset | WithVideo
 
 
@@ -220,6 +251,7 @@ def training_samples(
         shuffle=True,
         clip_labels=model.training_needs().clip_labels,
         read_context=read_context,
+        phase_of=turns_of(model, config),
     )
     if near is None or near.video is None:
         return clips

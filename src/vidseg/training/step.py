@@ -60,14 +60,16 @@ class TrainingStep(nn.Module):
             batch: "frames" (B, T, 3, H, W), normalised; "labels" (B, H, W) of the last frames;
                 "clip_labels" (B, T, H, W) and "labelled" (B, T) where the model's `training_needs`
                 asks for them; "context" (B, K, D), prototypes of each video, where it is not
-                `causal`; and for temporal and distillation terms what `MotionTerms` wants.
+                `causal`; "phase" (B,) of the first frames, one for all, where it has a `period`;
+                and for temporal and distillation terms what `MotionTerms` wants.
 
         Returns:
             "loss", the weighted sum, and its terms as they are: those of the model's `losses` and
             those of `MotionTerms`.
         """
         context = Prototypes(batch["context"]) if "context" in batch else None
-        segmentation = self._run(batch["frames"], context)
+        turn = {"phase": int(batch["phase"][0])} if "phase" in batch else {}
+        segmentation = self._run(batch["frames"], context, **turn)
         criterion = replace(self.criterion, class_weights=self.class_weights)
         terms: dict[str, Tensor] = {}
         total = segmentation.logits.new_zeros((), dtype=torch.float32)
@@ -98,9 +100,9 @@ class TrainingStep(nn.Module):
         if self.motion is not None:
             self.motion.load_state_dict(state)
 
-    def _run(self, frames: Tensor, context: Prototypes | None = None) -> Segmentation:
+    def _run(self, frames: Tensor, context: Prototypes | None = None, **turn: int) -> Segmentation:
         try:
-            return self.model(frames, readout="last", context=context)[0]
+            return self.model(frames, readout="last", context=context, **turn)[0]
         except ValueError as error:
             if _NO_VARIANCE not in str(error):
                 raise
