@@ -54,6 +54,29 @@ def test_whole_pixel_flow_is_exact_and_repeats_the_border(size, right, down, see
     np.testing.assert_array_equal(consistent[0], inside)
 
 
+@settings(max_examples=60, deadline=None)
+@given(SIZES, st.integers(-25, 25), st.integers(-25, 25), st.integers(0, 99))
+def test_outside_is_zero_where_it_is_wanted(size, right, down, seed):
+    image = images(seed, 1, 2, *size) + 1
+    flow = constant_flow(right, down, size)
+    expected = torch.where(in_frame(flow)[:, None], warp(image, flow), torch.zeros(()))
+    assert torch.equal(warp(image, flow, outside="zero"), expected)
+    nearest = warp((image * 9).long(), flow, "nearest", outside="zero")
+    assert torch.equal(nearest == 0, expected == 0)
+
+
+def test_half_outside_fades():
+    row = torch.tensor([[[[1.0, 2.0, 3.0]]]])
+    flow = constant_flow(0.25, 0, (1, 3))
+    torch.testing.assert_close(
+        warp(row, flow, outside="zero"), torch.tensor([[[[1.25, 2.25, 2.25]]]])
+    )
+    with pytest.raises(ValueError, match="outside"):
+        warp(row, flow, outside="repeat")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="one-hot"):
+        warp(row.long(), flow, "one-hot", outside="zero")
+
+
 @settings(max_examples=40, deadline=None)
 @given(SIZES, st.integers(0, 999))
 def test_bilinear_equals_the_sum_of_four_neighbours(size, seed):

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from vidseg import flow, losses, metrics
     from vidseg.adapters.local_memory import LocalMemory as LocalMemory
     from vidseg.adapters.per_frame import PerFrame
+    from vidseg.adapters.steady import Steady
     from vidseg.card import Card
     from vidseg.classes import IGNORE
     from vidseg.context import Prototypes
@@ -35,6 +36,7 @@ _HOMES = {
     "PerFrame": "vidseg.adapters.per_frame",
     "Prototypes": "vidseg.context",
     "Segmentation": "vidseg.segmenter",
+    "Steady": "vidseg.adapters.steady",
     "VideoSegmenter": "vidseg.segmenter",
     "Card": "vidseg.card",
     "segment": "vidseg.inference.stream",
@@ -51,6 +53,7 @@ __all__ = [
     "PerFrame",
     "Prototypes",
     "Segmentation",
+    "Steady",
     "VideoSegmenter",
     "create",
     "flow",

@@ -68,8 +68,17 @@ class Memory:
         register_value(cls, static=STATIC)
 
     def to(self, *args: Any, **options: Any) -> "Memory":
-        """The same memory on another device or of another dtype; arguments as `Tensor.to`."""
-        return pytree.tree_map(lambda leaf: leaf.to(*args, **options), self)
+        """The same memory on another device, or of another dtype; arguments as `Tensor.to`.
+
+        As in `nn.Module.to`, a dtype is for floats: labels and counts keep theirs.
+        """
+
+        def moved(leaf: Tensor) -> Tensor:
+            if leaf.is_floating_point():
+                return leaf.to(*args, **options)
+            return leaf.to(leaf.new_empty(0).to(*args, **options).device)
+
+        return pytree.tree_map(moved, self)
 
     @property
     def nbytes(self) -> int:

@@ -9,16 +9,22 @@ from torch import Tensor
 
 WarpMode = Literal["bilinear", "nearest", "one-hot"]
 MODES: tuple[WarpMode, ...] = ("bilinear", "nearest", "one-hot")
+Outside = Literal["border", "zero"]
 
 
-def warp(image_s: Tensor, flow_t_to_s: Tensor, mode: WarpMode = "bilinear") -> Tensor:
+def warp(
+    image_s: Tensor,
+    flow_t_to_s: Tensor,
+    mode: WarpMode = "bilinear",
+    *,
+    outside: Outside = "border",
+) -> Tensor:
     """Sample frame s along the flow, so that the result looks like frame t.
 
     `warped[y, x] = image_s[y + v, x + u]` with `(u, v) = flow_t_to_s[:, y, x]`. Integer
-    coordinates are pixel centres and places outside s repeat its border, as in FlowNet2's
-    Resample2d and `grid_sample(padding_mode="border", align_corners=True)`; coordinates stay in
-    pixels, so a whole-pixel flow gives the very values of s, at any size. `in_frame` says which
-    pixels come from inside s.
+    coordinates are pixel centres; coordinates stay in pixels, so a whole-pixel flow gives the very
+    values of s, at any size. What is outside s repeats its border, as in FlowNet2's Resample2d and
+    NetWarp, or is zero, as in DFF, Accel and GRFP. `in_frame` says which pixels come from inside s.
 
     Args:
         image_s: (B, C, H, W), or (B, H, W) for labels; without B where the flow has none.
@@ -28,25 +34,34 @@ def warp(image_s: Tensor, flow_t_to_s: Tensor, mode: WarpMode = "bilinear") -> T
         mode: "nearest" takes the pixel whose centre is nearest (half a pixel rounds right and
             down); "one-hot" the label with the largest share of the four pixels around, the
             smallest of equal ones: the argmax of bilinearly warped one-hot maps.
+        outside: "border" moves a place outside s to the nearest one inside; "zero" makes every
+            pixel around s zero: a place less than a pixel away fades, all others are zero.
+            For "bilinear" and "nearest".
 
     Returns:
         The shape and type of `image_s`. Gradients reach `image_s` and, in "bilinear", the flow.
 
     Raises:
         TypeError: integers with "bilinear" (labels are never blended), or floats with "one-hot".
-        ValueError: the shapes do not fit, or an unknown mode.
+        ValueError: the shapes do not fit, an unknown mode or outside, or "one-hot" with "zero",
+            which is a label.
 
     Example:
         >>> row = torch.tensor([[[[1.0, 2.0, 3.0]]]])
         >>> one_to_the_right = torch.tensor([1.0, 0.0]).view(1, 2, 1, 1).expand(1, 2, 1, 3)
         >>> warp(row, one_to_the_right)
         tensor([[[[2., 3., 3.]]]])
+        >>> warp(row, one_to_the_right, outside="zero")
+        tensor([[[[2., 3., 0.]]]])
     """
-    _check(image_s, flow_t_to_s, mode)
+    _check(image_s, flow_t_to_s, mode, outside)
     batch = flow_t_to_s.shape[0] if flow_t_to_s.dim() == 4 else 1
     height, width = flow_t_to_s.shape[-2:]
     x, y = (p.reshape(batch, height, width) for p in _target(flow_t_to_s))
     planes = image_s.reshape(batch, -1, height, width)
+    if outside == "zero":
+        # A ring of zeros is the border then, and is as far away as the border was.
+        planes, x, y = F.pad(planes, (1, 1, 1, 1)), x + 1, y + 1
     sample = {"bilinear": _bilinear, "nearest": _nearest, "one-hot": _one_hot}[mode]
     return sample(planes, x, y).reshape(image_s.shape)
 
@@ -123,7 +138,7 @@ def _nearest(planes: Tensor, x: Tensor, y: Tensor) -> Tensor:
     row = (y + 0.5).floor().clamp(0, height - 1).long().clamp(0, height - 1)
     flat = planes.flatten(2)
     index = (row * width + column).flatten(1).unsqueeze(1)
-    return flat.gather(2, index.expand_as(flat))
+    return flat.gather(2, index.expand(-1, flat.shape[1], -1))
 
 
 def _one_hot(planes: Tensor, x: Tensor, y: Tensor) -> Tensor:
@@ -164,10 +179,14 @@ def _check_flow(flow_t_to_s: Tensor) -> None:
         )
 
 
-def _check(image_s: Tensor, flow_t_to_s: Tensor, mode: str) -> None:
+def _check(image_s: Tensor, flow_t_to_s: Tensor, mode: str, outside: str) -> None:
     _check_flow(flow_t_to_s)
     if mode not in MODES:
         raise ValueError(f"mode must be one of {', '.join(MODES)}, got {mode!r}")
+    if outside not in ("border", "zero"):
+        raise ValueError(f'outside must be "border" or "zero", got {outside!r}')
+    if outside == "zero" and mode == "one-hot":
+        raise ValueError('mode "one-hot" takes outside="border" alone: 0 is a label as any other')
     if mode == "bilinear" and not image_s.is_floating_point():
         raise TypeError(
             f'mode "bilinear" needs floats, got {image_s.dtype}; labels are never blended: '
