@@ -28,6 +28,13 @@ class Numbering(StrEnum):
     authors = "authors"
 
 
+class Unlabelled(StrEnum):
+    """What pixels in no shape of an annotation program are."""
+
+    background = "background"
+    void = "void"
+
+
 @prepare.command()
 def camvid(
     raw: Annotated[
@@ -125,9 +132,74 @@ def vspw(
     _tell(done, out, "vspw")
 
 
+@prepare.command()
+def folder(
+    source: Annotated[
+        Path, typer.Argument(help="A folder, a video file, or the file of an annotation program.")
+    ],
+    out: Annotated[Path, typer.Option("--out", help="Folder to make.")],
+    layout: Annotated[
+        str,
+        typer.Option(
+            "--layout", help="auto, flat, voc, davis, coco-panoptic, labelme, cvat or video."
+        ),
+    ] = "auto",
+    classes: Annotated[
+        Path | None,
+        typer.Option("--classes", help="classes.json, or a text file: a name (and colour) a line."),
+    ] = None,
+    masks: Annotated[
+        Path | None, typer.Option("--masks", help="Folder of the masks, if not found by its name.")
+    ] = None,
+    offset: Annotated[
+        int | None,
+        typer.Option("--offset", help="Mask n is of frame n + OFFSET (-1: masks count from 1)."),
+    ] = None,
+    unlabelled: Annotated[
+        Unlabelled, typer.Option("--unlabelled", help="What pixels in no shape are.")
+    ] = Unlabelled.background,
+    val: Annotated[
+        float, typer.Option("--val", help="Share of the videos for val, if there are no splits.")
+    ] = 0.2,
+    before: Annotated[
+        int, typer.Option("--before", help="Frames of a video file to keep before a labelled one.")
+    ] = 9,
+    fps: Annotated[
+        float | None,
+        typer.Option("--fps", help="Frame numbers per second.", min=0.001),
+    ] = None,
+    link: Annotated[bool, typer.Option("--link", help="Link to the frames, do not copy.")] = False,
+) -> None:
+    """Make a data set of kind folder of your own frames and masks, whatever layout they are in.
+
+    flat: images/ and masks/. voc, davis: their folders. coco-panoptic, labelme, cvat: the files of
+    these, with the frames beside them. video: a video file, and masks named by frame numbers.
+    """
+    from vidseg.cli.console import progress
+    from vidseg.data.layouts import Asked
+    from vidseg.data.prepare_folder import prepare_folder
+
+    done = prepare_folder(
+        source,
+        out,
+        layout=layout,
+        asked=Asked(classes, masks, offset, unlabelled.value),
+        val_share=val,
+        before=before,
+        fps=fps,
+        link=link,
+        progress=progress,
+    )
+    _tell(done, out, "folder")
+
+
 def _tell(done: Prepared, out: Path, kind: str) -> None:
     from vidseg.cli.console import console, errors
 
+    for note in done.notes[:SHOWN_GROUPS]:
+        console.print(note, markup=False, soft_wrap=True)
+    if len(done.notes) > SHOWN_GROUPS:
+        console.print(f"... and {len(done.notes) - SHOWN_GROUPS} more videos")
     for problem in done.problems:
         errors.print(f"warning: {problem}", style="yellow", markup=False, soft_wrap=True)
     console.print(

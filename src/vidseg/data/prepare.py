@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -42,12 +42,14 @@ class Prepared:
         kept: files found from an earlier run.
         problems: what was missing or looks wrong, one sentence each.
         has_damage: a video broke off, or ends before the frames that it should have.
+        notes: what was found and made, a line each.
     """
 
     written: int
     kept: int
     problems: list[str]
     has_damage: bool = False
+    notes: list[str] = field(default_factory=list)
 
     def tell_damage(self, problem: str) -> None:
         """Note that a source did not give all that it should."""
