@@ -11,10 +11,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import small_runs
 import torch
 from torch import Tensor
 
-import small_runs
 import vidseg
 from vidseg.data import (
     ClipDataset,

@@ -18,6 +18,7 @@ from PIL import Image
 from vidseg.data import open_dataset
 from vidseg.data.check import check_dataset
 from vidseg.data.layouts import READERS, Asked, read_layout
+from vidseg.data.layouts.mask_classes import read_names
 from vidseg.data.layouts.matching import match, sources
 from vidseg.data.layouts.shapes import ellipse, fill_polygon, rectangle
 from vidseg.data.prepare_folder import prepare_folder
@@ -73,6 +74,15 @@ def flat_with_splits(root: Path) -> None:
             path = root / "labels" / split / f"street_{number:03d}_mask.PNG"
             save_mask(path, truth_of(number), "colours")
     name_classes(root)
+
+
+def segnet(root: Path) -> None:
+    for split, numbers in (("train", range(6)), ("val", range(6, 10))):
+        for number in numbers:
+            save_frame(root / split / f"a_{number:03d}.png", number)
+            save_mask(root / f"{split}annot" / f"a_{number:03d}.png", truth_of(number))
+    lines = [f"{i} {n} {r} {g} {b}" for i, (n, (r, g, b)) in enumerate(zip(NAMES, PALETTE))]  # noqa: B905
+    (root / "classes.txt").write_text("\n".join(lines))
 
 
 def beside_each_other(root: Path) -> None:
@@ -216,6 +226,7 @@ LAYOUTS: dict[Callable[[Path], None], tuple[str, int]] = {
     flat: ("flat", 5),
     flat_with_splits: ("flat", 11),
     beside_each_other: ("flat", 10),
+    segnet: ("flat", 10),
     voc: ("voc", 10),
     davis: ("davis", 10),
     panoptic: ("coco-panoptic", 10),
@@ -540,3 +551,32 @@ def test_renamed_classes_stay_and_another_source_is_refused(tmp_path: Path) -> N
     (tmp_path / "two.txt").write_text("background 0 0 0\nroad 1 1 1\nx 2 2 2\ny 3 3 3")
     with pytest.raises(ValueError, match="names 3 classes, and the source has 4"):
         prepare_folder(tmp_path / "in", tmp_path / "out", asked=Asked(classes=tmp_path / "two.txt"))
+
+
+@pytest.mark.parametrize(
+    ("text", "names", "ignored"),
+    [
+        ("a\nb c\n\n# no\n", {"a": None, "b c": None}, []),
+        ("a 1 2 3\nb c,4,5,6\n7 8 9 d", {"a": (1, 2, 3), "b c": (4, 5, 6), "d": (7, 8, 9)}, []),
+        ("# l\na:1,2,3::\n__ignore__:9,9,9::", {"a": (1, 2, 3)}, [(9, 9, 9)]),
+        ("0: a\n1: b", {"a": None, "b": None}, []),
+        ("1 a 1 2 3\n2 b 4 5 6", {"a": (1, 2, 3), "b": (4, 5, 6)}, []),
+    ],
+)
+def test_files_of_class_names(tmp_path: Path, text: str, names, ignored) -> None:
+    (tmp_path / "c.txt").write_text(text)
+    assert read_names(tmp_path / "c.txt") == (names, ignored)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a\na", "line 2: the class 'a' occurs twice"),
+        ("a 1 2 300", "line 1 is no class and colour"),
+        ("# nothing", "must name 1..255 classes"),
+    ],
+)
+def test_malformed_class_names_say_the_line(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "c.txt").write_text(text)
+    with pytest.raises(ValueError, match=message):
+        read_names(tmp_path / "c.txt")

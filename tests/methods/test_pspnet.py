@@ -4,9 +4,9 @@ import logging
 
 import pytest
 import torch
+from command_line import run
 
 import vidseg
-from command_line import run
 from vidseg.methods import dead_keys
 from vidseg.methods.pspnet import PSPNet
 

@@ -83,17 +83,24 @@ def read_classes(path: Path) -> Classes:
 def describe_classes(classes: Classes) -> str:
     """The text of a classes.json that `read_classes` reads back to equal classes."""
     names = list(classes.palette)
-    content: dict[str, Any] = {"classes": {n: list(c) for n, c in classes.palette.items()}}
+
+    def text(value: Any) -> str:
+        return json.dumps(value, ensure_ascii=False)
+
+    lines = [f"{text(name)}: {text(list(colour))}" for name, colour in classes.palette.items()]
+    parts = ['"classes": {\n    ' + ",\n    ".join(lines) + "\n  }"]
     if classes.fps is not None:
-        content["fps"] = classes.fps
+        parts.append(f'"fps": {text(classes.fps)}')
     if classes.ignore_values is not None:
-        content["ignore"] = [*classes.ignore_values, *map(list, classes.ignore_colours)]
+        ignored = [*classes.ignore_values, *map(list, classes.ignore_colours)]
+        parts.append(f'"ignore": {text(ignored)}')
     if classes.values is not None:
-        content["values"] = {
+        values = {
             str(value): None if index == IGNORE else names[index]
             for value, index in classes.values.items()
         }
-    return json.dumps(content, ensure_ascii=False, indent=1) + "\n"
+        parts.append(f'"values": {text(values)}')
+    return "{\n  " + ",\n  ".join(parts) + "\n}\n"
 
 
 def _ignored(

@@ -93,7 +93,7 @@ def read_names(path: Path) -> tuple[dict[str, Colour | None], list[Colour]]:
     """Classes of a text file, a name a line, with or without its colour.
 
     Lines are `road`, `road 128 64 128`, `128 64 128 road`, `road,128,64,128`, or CVAT's
-    `road:128,64,128::`; `#` begins a comment.
+    `road:128,64,128::`; all may be counted (`0 road`); `#` begins a comment.
 
     Returns:
         Colour of each class, in the order of the lines; and colours of what is ignored.
@@ -104,10 +104,7 @@ def read_names(path: Path) -> tuple[dict[str, Colour | None], list[Colour]]:
     """
     palette: dict[str, Colour | None] = {}
     ignored: list[Colour] = []
-    for number, line in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), 1):
-        text = line.strip()
-        if not text or text.startswith("#"):
-            continue
+    for number, text in _lines(path):
         found = re.fullmatch(
             r"(?:(?P<first>\d+[ ,\t]+\d+[ ,\t]+\d+)[ ,\t]+)?(?P<name>.*?)"
             r"(?:[ ,:\t]+(?P<last>\d+[ ,\t]+\d+[ ,\t]+\d+)(?::.*)?|:.*)?",
@@ -127,6 +124,18 @@ def read_names(path: Path) -> tuple[dict[str, Colour | None], list[Colour]]:
     if not 1 <= len(palette) <= IGNORE:
         raise ValueError(f"{path} must name 1..{IGNORE} classes, one a line, got {len(palette)}")
     return palette, ignored
+
+
+def _lines(path: Path) -> list[tuple[int, str]]:
+    """Lines with their numbers, without comments, and without an index that counts them."""
+    lines = path.read_text(encoding="utf-8-sig").splitlines()
+    found = [(i, line.strip()) for i, line in enumerate(lines, 1)]
+    found = [(i, text) for i, text in found if text and not text.startswith("#")]
+    counted = [re.fullmatch(r"(\d+)[ ,:\t]+(\D.*)", text) for _, text in found]
+    numbers = [int(match[1]) for match in counted if match]
+    if found and numbers in (list(range(len(found))), list(range(1, len(found) + 1))):
+        return [(i, match[2]) for (i, _), match in zip(found, counted, strict=True) if match]
+    return found
 
 
 def coloured(palette: dict[str, Colour | None]) -> dict[str, Colour]:

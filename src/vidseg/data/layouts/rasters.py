@@ -252,10 +252,24 @@ def _find_pairs(source: Path, masks: Path | None) -> Iterator[_Pair]:
         ours = _named(children, MASK_FOLDERS)
         if theirs is not None and ours is not None:
             yield from _below(theirs, ours, parts)
+        elif twins := _twins(children):
+            for frames, labels in twins:
+                yield from _below(frames, labels, (*parts, frames.name))
         elif len(parts) < _DEPTH:
             waiting += [(child, (*parts, child.name)) for child in children]
     if _holds_masks(_Pair(source, source, ())) and not _children(source):
         yield _Pair(source, source, ())
+
+
+def _twins(children: list[Path]) -> list[tuple[Path, Path]]:
+    """Folders such as train/ and trainannot/, SegNet's way."""
+    by_name = {path.name: path for path in children}
+    return [
+        (path, by_name[f"{path.name}{end}"])
+        for path in children
+        for end in ("annot", "_annot", "_labels", "_masks", "_mask", "_gt")
+        if f"{path.name}{end}" in by_name
+    ]
 
 
 def _below(frames: Path, masks: Path, parts: tuple[str, ...]) -> Iterator[_Pair]:
