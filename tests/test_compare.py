@@ -6,6 +6,7 @@ import io
 import itertools
 import json
 import math
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -492,16 +493,26 @@ def npy_bytes() -> bytes:
     return buffer.getvalue()
 
 
+def npz_that_claims_tebibytes() -> bytes:
+    head, archive = io.BytesIO(), io.BytesIO()
+    described = {"descr": "<i8", "fortran_order": False, "shape": (7 * 2**37,)}
+    np.lib.format.write_array_header_1_0(head, described)
+    with zipfile.ZipFile(archive, "w") as file:
+        file.writestr("names.npy", head.getvalue() + bytes(64))
+    return archive.getvalue()
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("metrics.json", b"{", "damaged"),
-        ("metrics.json", b"[1]", "lacks name, figures"),
-        ("metrics.json", b'{"mean_iou": 0.5}', "an older vidseg"),
-        ("metrics.json", b"\xff", "damaged"),
-        ("counts.npz", b"PK\x03\x04 cut", "damaged or no npz"),
-        ("counts.npz", b"", "damaged or no npz"),
-        ("counts.npz", npy_bytes(), "damaged or no npz"),
+        ("metrics.json", b"{", r"metrics\.json: wanted JSON"),
+        ("metrics.json", b"[1]", r"metrics\.json: .* an object of named values, got \[1\]"),
+        ("metrics.json", b'{"mean_iou": 0.5}', r"metrics\.json: lacks 'name'"),
+        ("metrics.json", b"\xff", r"metrics\.json: wanted UTF-8"),
+        ("counts.npz", b"PK\x03\x04 cut", r"counts\.npz: .*wanted arrays of numpy"),
+        ("counts.npz", b"", r"counts\.npz: .*wanted arrays of numpy"),
+        ("counts.npz", npz_that_claims_tebibytes(), "its head announces 7696581394432 bytes"),
+        ("counts.npz", npy_bytes(), r"counts\.npz: .*wanted arrays of numpy"),
     ],
 )
 def test_damaged_files_are_named(
@@ -522,7 +533,10 @@ def test_damaged_files_are_named(
         ({"vc_total": np.full((5, 2), np.nan)}, "finite"),
         ({"names": np.array(list("aacde"))}, "one row for each"),
         ({"names": np.array(list("vwxyz"))}, "name other videos"),
-        ({"names": np.array(list("abcde"), dtype=object)}, "damaged or no npz"),
+        (
+            {"names": np.array(list("abcde"), dtype=object)},
+            r"counts\.npz: .*wanted arrays of numpy",
+        ),
         ({"vc_n": np.array([2, 4])}, "8 and 16"),
         ({"confusion": np.ones((5, 4, 4), np.int64)}, "not of one run"),
     ],
@@ -538,9 +552,15 @@ def test_counts_that_do_not_fit_are_named(
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"protocols": {"accuracy": 5}}, r"protocols\.accuracy in .* must be an object, got 5"),
-        ({"videos": ["a"]}, "videos in .* must be an object"),
-        ({"figures": {"mean_iou": "high"}}, "mean_iou in .* must be a number or null"),
+        (
+            {"protocols": {"accuracy": 5}},
+            r"metrics\.json: protocols\.accuracy: .* dictionary, got 5",
+        ),
+        ({"videos": ["a"]}, r"metrics\.json: videos: .* dictionary, got \['a'\]"),
+        (
+            {"figures": {"mean_iou": "high"}},
+            r"metrics\.json: figures\.mean_iou: .* number, .*got 'high'",
+        ),
     ],
 )
 def test_records_of_another_form_are_named(

@@ -91,9 +91,12 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file as UTF-8, whole or not at all; errors as `replacing`."""
+    """Write a text file as UTF-8, whole or not at all; errors as `replacing`.
+
+    Bytes of file names that are not UTF-8 become escapes, which JSON gives back as they were.
+    """
     with replacing(path) as file:
-        file.write(text.encode("utf-8"))
+        file.write(text.encode("utf-8", errors="backslashreplace"))
 
 
 @contextlib.contextmanager

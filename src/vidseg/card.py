@@ -1,13 +1,16 @@
 """What it takes to use a model: its classes, colours, normalisation and size rule."""
 
 import json
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
+
+MAX_CLASSES = 65535
+"""Label maps have 8 or 16 bits."""
 
 IMAGENET_MEAN = (123.675, 116.28, 103.53)
 IMAGENET_STD = (58.395, 57.12, 57.375)
@@ -109,12 +112,19 @@ class Card:
         return json.dumps(asdict(self))
 
     @classmethod
-    def from_json(cls, text: str) -> "Card":
-        """The card that `to_json` wrote; fields of later versions are passed over."""
-        known = {f.name for f in fields(cls)}
-        values = {name: value for name, value in json.loads(text).items() if name in known}
-        for name in ("classes", "mean", "std"):
-            if name in values:
-                values[name] = tuple(values[name])
-        values["palette"] = tuple(tuple(colour) for colour in values.get("palette", ()))
-        return cls(**values)
+    def from_json(cls, text: str, source: str = "card") -> "Card":
+        """The card that `to_json` wrote; fields of later versions are passed over.
+
+        Args:
+            text: JSON.
+            source: where it comes from, for messages.
+
+        Raises:
+            ValueError: it is no card; names each wrong field, what was wanted and what came.
+        """
+        # Here, since models need torch and numpy alone, and files need pydantic.
+        from vidseg.card_file import CardFile
+        from vidseg.documents import checked, parse_json
+
+        kept = checked(CardFile, parse_json(text, source), source)
+        return cls(**{name: value for name, value in kept if name in kept.model_fields_set})

@@ -75,7 +75,7 @@ def load_file(path: str | Path) -> tuple[dict[str, Tensor], Card]:
     if "card" not in metadata:
         raise ValueError(f"{path} has no vidseg card; was it written by vidseg.weights.save?")
     tensors = {k: t.float() if t.dtype == torch.float16 else t for k, t in tensors.items()}
-    return tensors, Card.from_json(metadata["card"])
+    return tensors, Card.from_json(metadata["card"], f"{path}: card")
 
 
 def read_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:

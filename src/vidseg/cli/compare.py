@@ -97,7 +97,6 @@ def _show(comparison: Comparison, out: Path | None) -> None:
 
 
 def _show_table(columns: Sequence[str], rows: Sequence[tuple[str, ...]]) -> None:
-    from rich.markup import escape
     from rich.table import Table
 
     from vidseg.cli.console import console
@@ -105,9 +104,9 @@ def _show_table(columns: Sequence[str], rows: Sequence[tuple[str, ...]]) -> None
     table = Table(box=None, padding=(0, 2, 0, 0))
     for index, name in enumerate(columns):
         is_text = index == 0 or name == "in words"
-        table.add_column(escape(name), justify="left" if is_text else "right")
+        table.add_column(name, justify="left" if is_text else "right")
     for row in rows:
-        table.add_row(*map(escape, row))
+        table.add_row(*row)
     console.print(table)
 
 

@@ -3,33 +3,82 @@
 Prose and tables go to stdout through `console` and stop under `--quiet`; progress goes to stderr,
 as a bar on a terminal and as plain lines elsewhere; `write` and `write_json` are what the user
 asked for (`--json`) and always come.
+
+Text is shown as it is: nothing in it is markup, and what a terminal would obey is shown as escapes.
+A reader of stdout that leaves (`| head`) ends the writing, not the work.
 """
 
 from __future__ import annotations
 
+import io
 import json
+import os
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import Any
+from pathlib import Path
+from typing import IO, Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.text import Text
+
+from vidseg.printable import visible, visible_json
 
 PIPED_WIDTH = 120  # rich would fold tables to 80 columns where there is no terminal to measure
 LINE_INTERVAL_S = 10.0
 
 
-def _console(*, stderr: bool) -> Console:
-    stream = sys.stderr if stderr else sys.stdout
-    width = None if stream.isatty() else PIPED_WIDTH
-    return Console(stderr=stderr, highlight=False, width=width)
+class _Console(Console):
+    """Shows text as it is, and stops writing once nobody reads."""
+
+    def __init__(self, *, stderr: bool) -> None:
+        stream = sys.stderr if stderr else sys.stdout
+        width = None if stream is not None and stream.isatty() else PIPED_WIDTH
+        super().__init__(stderr=stderr, highlight=False, markup=False, emoji=False, width=width)
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        """Every string, also in the cells of a table, becomes text here."""
+        return super().render_str(visible(text), **options)
+
+    def on_broken_pipe(self) -> None:
+        """Go on in silence; rich's own would end the program, in the middle of its work."""
+        _forget(self.file)
 
 
-console = _console(stderr=False)
-errors = _console(stderr=True)
+console = _Console(stderr=False)
+errors = _Console(stderr=True)
+
+
+def _forget(stream: IO[str]) -> None:
+    """Send what is still written to a stream that nobody reads to nowhere."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, stream.fileno())
+    os.close(nowhere)
+
+
+def open_standard_streams() -> None:
+    """Give the process the streams that it was started without, and let them take any character.
+
+    A file that is opened later would otherwise get the number of stdout, and what libraries print.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            nowhere = Path(os.devnull).open(mode, encoding="utf-8")  # noqa: SIM115 (stays open)
+            setattr(sys, name, nowhere)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def finish_stdout() -> None:
+    """Write out what stdout holds; nobody may be there any more to read it."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        _forget(sys.stdout)
 
 
 def be_quiet(quiet: bool = True) -> None:
@@ -39,13 +88,17 @@ def be_quiet(quiet: bool = True) -> None:
 
 def write(text: str) -> None:
     """Write a line of what the user asked for to stdout, `--quiet` or not."""
-    sys.stdout.write(text + "\n")
-    sys.stdout.flush()
+    try:
+        sys.stdout.write(text + "\n")
+    except BrokenPipeError:
+        _forget(sys.stdout)
+    finish_stdout()
 
 
 def write_json(value: Any) -> None:
     """Write one JSON document to stdout (`--json`); NaN becomes null, which JSON has."""
-    write(json.dumps(_without_nan(value), indent=2, ensure_ascii=False, allow_nan=False))
+    text = json.dumps(_without_nan(value), indent=2, ensure_ascii=False, allow_nan=False)
+    write(visible_json(text))
 
 
 def _without_nan(value: Any) -> Any:
@@ -128,13 +181,13 @@ class _Bar(Meter):
             TextColumn("{task.fields[note]}", markup=False),
             console=errors,
         )
-        self._task = self._bar.add_task(description, total=total, count="", note="")
+        self._task = self._bar.add_task(visible(description), total=total, count="", note="")
         self._bar.start()
 
     def _show(self, note: str) -> None:
         of = "" if self.total is None else f"/{self.total}"
         count = f"{self.done}{of} {self.unit} {self.per_second:.1f}/s"
-        self._bar.update(self._task, completed=self.done, count=count, note=note)
+        self._bar.update(self._task, completed=self.done, count=count, note=visible(note))
 
     def _close(self) -> None:
         self._bar.stop()

@@ -19,6 +19,8 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from vidseg.shortage import shortage_of
+
 COMMANDS = {
     "demo": "vidseg.cli.demo",
     "segment": "vidseg.cli.segment",
@@ -33,6 +35,13 @@ COMMANDS = {
 }
 
 USER_ERRORS = (ValueError, TypeError, OSError, ImportError)
+SMALLER = {
+    "segment": "choose a smaller --size, --sliding or --chunk-frames",
+    "evaluate": "choose a smaller --fit, --scales, --sliding or --batch",
+    "benchmark": "choose a smaller --size",
+    "train": "lower batch_size or data.crop, or raise accumulate; with loader processes, workers",
+}
+"""What takes less memory, by command."""
 GLOBAL_FLAGS = ("--debug", "--quiet")
 
 
@@ -135,12 +144,13 @@ def vidseg(
     """Segment video: a class for every pixel of every frame, steady over time."""
     del version
     from vidseg.cli.console import be_quiet
+    from vidseg.printable import VisibleFormatter
 
     be_quiet(quiet)
-    logging.basicConfig(
-        level=logging.DEBUG if debug else logging.ERROR if quiet else logging.INFO,
-        format="%(message)s",
-    )
+    handler = logging.StreamHandler()
+    handler.setFormatter(VisibleFormatter("%(message)s"))
+    level = logging.DEBUG if debug else logging.ERROR if quiet else logging.INFO
+    logging.basicConfig(level=level, handlers=[handler])
     for noisy in () if debug else ("PIL", "libav", "httpx", "torch", "accelerate"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
 
@@ -153,16 +163,20 @@ def _global_flags_first(arguments: Sequence[str]) -> list[str]:
     return [*flags, *rest, *arguments[end:]]
 
 
-def describe(error: BaseException) -> str:
+def describe(error: BaseException, command: str = "") -> str:
     """Put an error into one message for the person at the keyboard.
 
     Args:
         error: what a command raised.
+        command: its name.
 
     Returns:
         The error's own message; for an error of the operating system the file, what happened to it
-        and, for a full disk, what to do.
+        and, for a full disk, what to do; for a lack of memory what takes less of it.
     """
+    short = shortage_of(error)
+    if short:
+        return "; ".join([short, *([SMALLER[command]] if command in SMALLER else [])])
     if not (isinstance(error, OSError) and error.strerror):
         return str(error) or type(error).__name__
     where = f"{error.filename}: " if error.filename is not None else ""
@@ -187,6 +201,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Raises:
         SystemExit: always, with the exit code.
     """
+    from vidseg.cli.console import errors, finish_stdout, open_standard_streams
+
+    open_standard_streams()
     words = _global_flags_first(sys.argv[1:] if arguments is None else list(arguments))
     debug = "--debug" in words
     with warnings.catch_warnings():
@@ -194,13 +211,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
             warnings.showwarning = _show_warning
         try:
             typer.main.get_command(app)(args=words, prog_name="vidseg")
-        except USER_ERRORS as error:
-            if debug:
+        except Exception as error:
+            if debug or not (isinstance(error, USER_ERRORS) or shortage_of(error)):
                 raise
-            from vidseg.cli.console import errors
-
-            errors.print(f"error: {describe(error)}", style="red", markup=False, soft_wrap=True)
+            command = next((word for word in words if word in COMMANDS), "")
+            said = describe(error, command)
+            errors.print(f"error: {said}", style="red", soft_wrap=True)
             raise SystemExit(1) from None
+        finally:
+            finish_stdout()
 
 
 if __name__ == "__main__":

@@ -8,6 +8,9 @@ from typing import Annotated, Any
 
 import typer
 
+from vidseg.printable import shortened
+from vidseg.shortage import MAX_PIXELS
+
 Size = tuple[int, int]
 Sliding = Annotated[
     str | None,
@@ -23,7 +26,7 @@ def parse_size(text: str, option: str = "--size") -> Size:
     """Read HEIGHTxWIDTH in pixels.
 
     Raises:
-        ValueError: it is anything else.
+        ValueError: it is anything else, or larger than any frame.
 
     Example:
         >>> parse_size("512x1024")
@@ -32,6 +35,11 @@ def parse_size(text: str, option: str = "--size") -> Size:
     match = re.fullmatch(r"(\d+)[xX](\d+)", text.strip())
     if match is None or 0 in (size := (int(match[1]), int(match[2]))):
         raise ValueError(f"{option} wants HEIGHTxWIDTH in pixels, such as 512x1024, got {text!r}")
+    if size[0] * size[1] > MAX_PIXELS:
+        raise ValueError(
+            f"{option} wants at most {MAX_PIXELS} pixels (8192x8192), got {shortened(text)}, which "
+            "no memory holds; choose a smaller size"
+        )
     return size
 
 
@@ -74,7 +82,7 @@ def parse_options(words: Sequence[str], option: str = "--option") -> dict[str, A
             raise ValueError(f"{option} wants name=value, got {word!r}")
         try:
             value = json.loads(text)
-        except json.JSONDecodeError:
+        except (ValueError, RecursionError):
             value = {"True": True, "False": False, "None": None}.get(text, text)
         options[name.replace("-", "_")] = value
     return options

@@ -1,15 +1,15 @@
 """Evaluations as `vidseg evaluate --out` wrote them, read back for comparison."""
 
-import json
-import zipfile
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+from pydantic import BaseModel, ConfigDict, Field
 
+from vidseg.array_files import read_arrays
 from vidseg.atomic import settle
+from vidseg.card import MAX_CLASSES
 from vidseg.comparison.bootstrap import (
     Sums,
     figures_of,
@@ -17,13 +17,35 @@ from vidseg.comparison.bootstrap import (
     sums_of_confusion,
     sums_of_consistency,
 )
+from vidseg.documents import checked, read_json
 from vidseg.evaluation.figures import WINDOWS_FRAMES
 
-_REQUIRED = ("name", "figures", "classes", "videos", "conventions", "protocols")
-# What numpy and zipfile raise for a foreign or damaged file.
-_UNREADABLE = (ValueError, TypeError, OSError, EOFError, RuntimeError)
-_UNREADABLE += (zipfile.BadZipFile, zlib.error)
 _AGAIN = "evaluate again with `vidseg evaluate ... --out`"
+
+
+Figure = Annotated[float, Field(ge=-1e12, le=1e12)] | None
+
+
+class Record(BaseModel):
+    """What is read of a metrics.json; the rest of it is for people.
+
+    Attributes:
+        name: of the model.
+        figures: by name, None where there was none.
+        classes: name -> its figures.
+        videos: name -> its figures.
+        conventions: how it was measured.
+        protocols: "accuracy" and "consistency": what decides those figures.
+    """
+
+    model_config = ConfigDict(allow_inf_nan=False)
+
+    name: str
+    figures: dict[str, Figure]
+    classes: Annotated[dict[str, Any], Field(max_length=MAX_CLASSES)]
+    videos: dict[Any, Any]  # names of files, of which some are no text
+    conventions: dict[str, Any]
+    protocols: dict[str, dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -68,23 +90,23 @@ def read_evaluation(folder: Path | str) -> SavedEvaluation:
     folder = Path(folder)
     settle(folder)
     record = _read_record(folder)
-    conventions, protocols = record["conventions"], record["protocols"]
+    conventions, protocols = record.conventions, record.protocols
     accuracy = protocols.get("accuracy", {})
     void = accuracy.get("void", conventions.get("void"))
-    classes = tuple(record["classes"])
+    classes = tuple(record.classes)
     counts = _read_counts(folder / "counts.npz", len(classes))
     names = [str(name) for name in counts.pop("names")]
-    if sorted(names) != sorted(record["videos"]):
+    if sorted(names) != sorted(record.videos):
         raise ValueError(f"counts.npz and metrics.json of {folder} name other videos; {_AGAIN}")
     order = np.argsort(names)
     tc = protocols.get("consistency", {}).get("protocol", "vidseg")
     sums = _sums(counts, void_is_error=void == "counted as false positives", tc=tc)
     run = SavedEvaluation(
         folder=folder,
-        name=str(record["name"]),
+        name=record.name,
         classes=classes,
         videos=tuple(names[index] for index in order),
-        figures=record["figures"],
+        figures=record.figures,
         accuracy=accuracy,
         consistency=protocols.get("consistency", {}),
         device=conventions.get("device"),
@@ -95,7 +117,7 @@ def read_evaluation(folder: Path | str) -> SavedEvaluation:
     return run
 
 
-def _read_record(folder: Path) -> dict[str, Any]:
+def _read_record(folder: Path) -> Record:
     path = folder / "metrics.json"
     if not path.is_file():
         if (folder / "metrics.jsonl").is_file():
@@ -105,28 +127,9 @@ def _read_record(folder: Path) -> dict[str, Any]:
             )
         raise FileNotFoundError(f"no {path}; name a folder of `vidseg evaluate ... --out`")
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
+        return checked(Record, read_json(path), str(path))
     except ValueError as error:
-        raise ValueError(f"{path} is damaged ({error}); {_AGAIN}") from None
-    missing = [name for name in _REQUIRED if not isinstance(record, dict) or name not in record]
-    if missing:
-        raise ValueError(
-            f"{path} lacks {', '.join(missing)}: another program, or an older vidseg, wrote it; "
-            f"{_AGAIN}"
-        )
-    _check_objects(path, {name: record[name] for name in _REQUIRED[1:]})
-    protocols = record["protocols"].items()
-    _check_objects(path, {f"protocols.{name}": part for name, part in protocols})
-    strange = [k for k, v in record["figures"].items() if not isinstance(v, float | int | None)]
-    if strange:
-        raise ValueError(f"{', '.join(strange)} in {path} must be a number or null; {_AGAIN}")
-    return record
-
-
-def _check_objects(path: Path, parts: dict[str, Any]) -> None:
-    for name, part in parts.items():
-        if not isinstance(part, dict):
-            raise ValueError(f"{name} in {path} must be an object, got {part!r:.40}; {_AGAIN}")
+        raise ValueError(f"{error}; {_AGAIN}") from None
 
 
 def _read_counts(path: Path, num_classes: int) -> dict[str, np.ndarray]:
@@ -134,11 +137,9 @@ def _read_counts(path: Path, num_classes: int) -> dict[str, np.ndarray]:
     if not path.is_file():
         raise FileNotFoundError(f"no {path.name} in {path.parent}; {_AGAIN}")
     try:
-        # Opened here: numpy leaves a file open that turns out to be no archive.
-        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
-            counts = {name: file[name] for name in file.files}
-    except _UNREADABLE as error:
-        raise ValueError(f"{path} is damaged or no npz of counts ({error}); {_AGAIN}") from None
+        counts = read_arrays(path)
+    except ValueError as error:
+        raise ValueError(f"{error}; {_AGAIN}") from None
     size, square = num_classes + 1, (num_classes, num_classes)
     shapes = {
         "names": (),

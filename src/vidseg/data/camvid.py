@@ -13,6 +13,7 @@ from vidseg.classes import CAMVID, CAMVID_WITH_VOID
 from vidseg.data.clip import IGNORE, Video, VideoDataset, split_at_gaps, videos_by_source
 from vidseg.data.files import MissingFilesError, list_images
 from vidseg.data.lists import Lists, Naming, names_of, read_lists
+from vidseg.documents import read_text
 from vidseg.inside import inside
 
 SPLITS = ("train", "val", "test")
@@ -148,7 +149,7 @@ def _read_authors_layout(root: Path, split: str, which: str) -> list[Video]:
     listing = root / "annotations" / f"{split}.txt"
     if not listing.is_file():
         raise FileNotFoundError(f"{listing} is missing; it lists the labelled frames, one per line")
-    stems = [line.strip() for line in listing.read_text().splitlines() if line.strip()]
+    stems = [line.strip() for line in read_text(listing).splitlines() if line.strip()]
     wanted = set(stems)
     labels = {stem: inside(root / "labels", f"{stem}_L.png", links=True) for stem in stems}
     lacking = [stem for stem, path in labels.items() if not path.is_file()]

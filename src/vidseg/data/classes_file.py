@@ -11,8 +11,11 @@ from typing import Any
 from vidseg.classes import IGNORE
 from vidseg.data.files import Colour
 from vidseg.data.label_code import MAX_VALUE, LabelCode
+from vidseg.documents import read_json
+from vidseg.printable import shortened
 from vidseg.suggest import did_you_mean
 
+MAX_FPS = 1_000_000  # ticks of frame numbers, which may count microseconds
 _KEYS = ("classes", "fps", "ignore", "values")
 _EXAMPLE = '{"classes": {"road": [128, 64, 128], "car": [0, 0, 142]}, "fps": 25}'
 
@@ -56,21 +59,27 @@ def read_classes(path: Path) -> Classes:
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing; it names the classes, like {_EXAMPLE}")
     try:
-        text = path.read_text(encoding="utf-8-sig")
-        content = json.loads(text, object_pairs_hook=_without_repeats)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path}: {error}; it should look like {_EXAMPLE}") from error
+        content = read_json(path)
+    except ValueError as error:
+        raise ValueError(f"{error}; it should look like {_EXAMPLE}") from None
     if not isinstance(content, dict) or not isinstance(content.get("classes"), dict):
         raise ValueError(f"{path} must name the classes and their colours, like {_EXAMPLE}")
     for key in content:
         if key not in _KEYS:
             raise ValueError(f"{path}: unknown key {key!r}{did_you_mean(key, _KEYS)}")
     palette = {name: _colour(path, name, colour) for name, colour in content["classes"].items()}
+    odd = [name for name in palette if len(name) > 200 or not _is_text(name)]
+    if odd:
+        raise ValueError(
+            f"{path}: names must be text of at most 200 characters, got {shortened(odd[0])}"
+        )
     if not 1 <= len(palette) <= IGNORE:
         raise ValueError(f"{path} must name 1..{IGNORE} classes, got {len(palette)}")
     fps = content.get("fps")
-    if fps is not None and not (_is_number(fps) and 0 < fps < float("inf")):
-        raise ValueError(f"{path}: fps must be a number above 0, got {fps!r}")
+    if fps is not None and not (_is_number(fps) and 0 < fps <= MAX_FPS):
+        raise ValueError(
+            f"{path}: fps must be a number above 0 and at most {MAX_FPS}, got {shortened(fps)}"
+        )
     values = None
     if "values" in content:
         values = _values(path, content["values"], list(palette))
@@ -127,15 +136,19 @@ def _values(path: Path, said: Any, names: list[str]) -> dict[int, int]:
     if not isinstance(said, dict) or not said:
         raise ValueError(
             f"{path}: values must say what the mask values stand for, like {example} (null is "
-            f"void), got {said!r}"
+            f"void), got {shortened(said)}"
         )
     found: dict[int, int] = {}
     for key, name in said.items():
         if not (key.isascii() and key.isdecimal() and len(key) < 9 and int(key) <= MAX_VALUE):
-            raise ValueError(f"{path}: values are 0..{MAX_VALUE}, like {example}, got {key!r}")
+            raise ValueError(
+                f"{path}: values are 0..{MAX_VALUE}, like {example}, got {shortened(key)}"
+            )
         if name is not None and name not in names:
             wanted = did_you_mean(name, names) if isinstance(name, str) else ""
-            raise ValueError(f"{path}: value {key} stands for {name!r}, which is no class{wanted}")
+            raise ValueError(
+                f"{path}: value {key} stands for {shortened(name)}, which is no class{wanted}"
+            )
         if int(key) in found:
             raise ValueError(f"{path}: value {int(key)} is given twice")
         found[int(key)] = IGNORE if name is None else names.index(name)
@@ -145,12 +158,13 @@ def _values(path: Path, said: Any, names: list[str]) -> dict[int, int]:
     return found
 
 
-def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    names = [name for name, _ in pairs]
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise ValueError(f"{twice} given twice")
-    return dict(pairs)
+def _is_text(name: str) -> bool:
+    """JSON can hold halves of characters, which no file and no terminal takes."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _is_number(value: Any, kind: Any = (int, float)) -> bool:
@@ -160,5 +174,7 @@ def _is_number(value: Any, kind: Any = (int, float)) -> bool:
 def _colour(path: Path, name: str, colour: Any) -> Colour:
     is_rgb = isinstance(colour, list) and len(colour) == 3
     if not is_rgb or not all(_is_number(c, int) and 0 <= c <= 255 for c in colour):
-        raise ValueError(f"{path}: colour of {name!r} must be [red, green, blue], got {colour!r}")
+        raise ValueError(
+            f"{path}: colour of {name!r} must be [red, green, blue], got {shortened(colour)}"
+        )
     return colour[0], colour[1], colour[2]

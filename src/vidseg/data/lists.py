@@ -8,6 +8,7 @@ from pathlib import Path
 
 from vidseg.data.clip import Video, split_at_gaps, videos_by_source
 from vidseg.data.files import MissingFilesError, list_images
+from vidseg.documents import read_text
 from vidseg.inside import inside
 from vidseg.video.images import IMAGE_SUFFIXES
 
@@ -96,7 +97,7 @@ def _find_list(root: Path, path: Path) -> Path:
 
 
 def _lines(path: Path) -> list[tuple[str, list[str]]]:
-    lines = path.read_text(encoding="utf-8").splitlines()
+    lines = read_text(path).splitlines()
     found = [(f"{path}, line {i}", line.split()) for i, line in enumerate(lines, 1) if line.strip()]
     if not found:
         raise ValueError(f"{path} is empty; it should name an image, and its label, on each line")

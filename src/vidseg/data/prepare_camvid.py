@@ -9,9 +9,10 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
+from pydantic import BaseModel, Field
 
 from vidseg.atomic import remove_stale
 from vidseg.data import camvid
@@ -27,6 +28,7 @@ from vidseg.data.files import (
 )
 from vidseg.data.prepare import Prepared, Progress, copy_file, silent
 from vidseg.data.transforms import resize_image
+from vidseg.documents import MAX_COUNT, checked, read_json, read_text
 
 if TYPE_CHECKING:
     from av import VideoFrame
@@ -248,7 +250,7 @@ def _write_splits(
     for split, names in lists.items():
         path, content = out / "annotations" / f"{split}.txt", "".join(f"{n}\n" for n in names)
         if names:
-            is_made = not path.is_file() or path.read_text() != content
+            is_made = not path.is_file() or path.read_bytes() != content.encode()
             if is_made:
                 write_whole(path, content.encode())
             done.count(is_made)
@@ -257,7 +259,7 @@ def _write_splits(
 
 def _read_list(path: Path) -> list[str]:
     # SegNet's lists hold "image label" pairs of absolute paths.
-    lines = [line.split()[0] for line in path.read_text().splitlines() if line.strip()]
+    lines = [line.split()[0] for line in read_text(path).splitlines() if line.strip()]
     names = [Path(line).name.split(".")[0] for line in lines]
     for name in names:
         camvid.parse_stem(Path(name))
@@ -279,14 +281,19 @@ def _numbers_around(stems: Sequence[str], before: int | None) -> dict[str, set[i
     return wanted
 
 
+class _State(BaseModel):
+    numbering: str = ""
+    frames: dict[str, Annotated[int, Field(ge=0, le=MAX_COUNT)]] = {}
+
+
 def _read_state(out: Path, numbering: str) -> dict[str, Any]:
     path = out / _STATE
-    state = json.loads(path.read_text()) if path.is_file() else {}
-    state = {"numbering": numbering, "frames": {}, **state}
+    state: dict[str, Any] = {"numbering": numbering, "frames": {}}
+    if path.is_file():
+        state |= checked(_State, read_json(path), str(path)).model_dump(exclude_unset=True)
     if state["numbering"] != numbering:
         raise ValueError(
-            f"{out} was made with numbering={state['numbering']!r}; frames numbered "
-            f"{numbering!r} would mix with them: choose another folder"
+            f"{out} was made with numbering={state['numbering']!r}; take another folder"
         )
     write_whole(path, json.dumps(state, indent=2).encode())
     return state

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import numpy as np
 from vidseg.classes import VSPW as CLASSES
 from vidseg.data.clip import IGNORE, Video, VideoDataset
 from vidseg.data.files import MissingFilesError, list_images
+from vidseg.documents import read_text
 from vidseg.inside import fault_of, inside
 from vidseg.suggest import did_you_mean
 
@@ -84,7 +86,7 @@ def read_list(root: Path, split: str) -> list[str]:
             f"{path} is missing; it names the videos, one a line; there is: {there or 'no list'}"
         )
     names = names_in(path)
-    twice = sorted({name for name in names if names.count(name) > 1})
+    twice = sorted(name for name, times in Counter(names).items() if times > 1)
     if twice:
         raise ValueError(f"{path} names videos twice: {', '.join(twice[:3])}; delete the repeats")
     if not names:
@@ -98,7 +100,7 @@ def names_in(path: Path) -> list[str]:
     Raises:
         ValueError: a line is no name of a folder in data/.
     """
-    lines = path.read_text(encoding="utf-8-sig").splitlines()
+    lines = read_text(path).splitlines()
     for number, line in enumerate(lines, 1):
         fault = fault_of(line.strip()) if line.strip() else ""
         if fault:

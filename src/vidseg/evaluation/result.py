@@ -22,6 +22,7 @@ from vidseg.evaluation.counts import VideoCounts
 from vidseg.evaluation.figures import CLASS_FIGURES, FIGURES, OVER_CLASSES, WINDOWS_FRAMES
 from vidseg.metrics.consistency import Protocol
 from vidseg.metrics.vspw import VspwScore
+from vidseg.printable import csv_cell
 
 SAVED_MAPS = "saved label maps"
 """What the convention `run_as` says where no model ran."""
@@ -265,7 +266,7 @@ class Evaluation:
         writer.writerow(["class", *CLASS_FIGURES])
         columns = self.total.class_figures()
         for i, name in enumerate(self.classes):
-            writer.writerow([name, *_dashed(column[i] for column in columns.values())])
+            writer.writerow([csv_cell(name), *_dashed(column[i] for column in columns.values())])
         writer.writerow(["all", *_dashed(self.figures[name] for name in OVER_CLASSES.values())])
         return rows.getvalue()
 

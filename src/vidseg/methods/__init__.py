@@ -6,10 +6,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from vidseg.backbones import network_of
-from vidseg.card import Card
+from vidseg.card import MAX_CLASSES, Card
 from vidseg.classes import ClassSet
 from vidseg.hub import download
 from vidseg.methods.cffm import CFFM
@@ -90,6 +91,8 @@ def create(name: str, num_classes: int, **options: object) -> Method:
     method, variant = find_method(name)
     if num_classes < 1:
         raise ValueError(f"num_classes must be at least 1, got {num_classes}")
+    if num_classes > MAX_CLASSES:
+        raise ValueError(f"num_classes must be at most {MAX_CLASSES}, got {num_classes}")
     arguments = {**method.variants[variant], **options}
     try:
         model = method(num_classes, **arguments)
@@ -157,25 +160,43 @@ def load(
             f"tensors, model.card = vidseg.weights.load_file({str(path)!r}) and "
             "model.load_state_dict(tensors)"
         )
+    # Of shapes alone first: a card may ask for more memory than there is.
+    with torch.device("meta"):
+        model = _create_by_card(card, options, path)
+    _check_fit(model, tensors, path, options)
     model = create(card.architecture, **{**card.options, **options})
-    if options:
-        _check_fit(model, tensors, path, options)
     model.load_state_dict(tensors)
     model.card = replace(card, options=model.card.options)
     return model.eval().to(device)
 
 
+def _create_by_card(card: Card, options: Options, path: Path) -> Method:
+    """Make the model that a card describes; whatever is wrong with it is the file's fault."""
+    try:
+        return create(card.architecture, **{**card.options, **options})
+    except Exception as error:  # of any layer, for a width that is a text
+        kind = TypeError if options and isinstance(error, TypeError) else ValueError
+        raise kind(f"{path}: card: {error or type(error).__name__}") from error
+
+
 def _check_fit(model: Method, tensors: dict[str, Tensor], path: Path, options: Options) -> None:
-    """Raise ValueError where options ask for other tensors than there are."""
+    """Raise ValueError where the card or `options` ask for other tensors than there are."""
     shapes = ({name: t.shape for name, t in kept.items()} for kept in (model.state_dict(), tensors))
     ours, theirs = (set(found.items()) for found in shapes)
     differ = sorted({name for name, _ in ours ^ theirs})
-    if differ:
+    if not differ:
+        return
+    found = f"{len(differ)} tensors differ, such as {differ[0]}"
+    if options:
         asked = ", ".join(f"{name}={value}" for name, value in options.items())
         raise ValueError(
-            f"the weights of {path} do not fit {asked}: {len(differ)} tensors differ, such as "
-            f"{differ[0]}; train the model with it, or leave it out"
+            f"the weights of {path} do not fit {asked}: {found}; train the model with it, or leave "
+            "it out"
         )
+    raise ValueError(
+        f"{path}: its weights do not fit its own card ({model.card.architecture}, "
+        f"{model.num_classes} classes): {found}; copy it again"
+    )
 
 
 def packaged_weights() -> dict[str, Path]:

@@ -6,9 +6,9 @@ Lines are inline SVG that stretches; all text is HTML beside it, so it stays rea
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from html import escape
 from itertools import pairwise
 
+from vidseg.printable import escape
 from vidseg.report.html import Html, paragraph
 
 MAX_COLUMNS = 400

@@ -7,13 +7,13 @@ A page is a list of fragments. Every fragment function takes plain values, escap
 import math
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from html import escape
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from vidseg.atomic import write_text
+from vidseg.printable import escape
 
 SERIES_COLOURS = ("var(--first)", "var(--second)", "var(--third)", "var(--fourth)")
 

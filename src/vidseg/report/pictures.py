@@ -7,11 +7,11 @@ import base64
 import io
 import math
 from collections.abc import Callable
-from html import escape
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from vidseg.printable import escape
 from vidseg.report.html import Html
 
 if TYPE_CHECKING:

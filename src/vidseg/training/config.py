@@ -1,28 +1,40 @@
 """What a training run is: one validated value."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from vidseg.documents import MAX_COUNT, MAX_TEXT, Options
 from vidseg.inside import fault_of
 
-Positive = Annotated[int, Field(gt=0)]
+Positive = Annotated[int, Field(gt=0, le=10**9)]
+Count = Annotated[int, Field(ge=0, le=10**9)]
+Side = Annotated[int, Field(gt=0, le=16384)]  # 16K
+Many = Annotated[int, Field(gt=0, le=65536)]
+Offset = Annotated[int, Field(ge=-(10**6), le=10**6)]
 Share = Annotated[float, Field(ge=0, le=1)]
-Rate = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Triple = tuple[float, float, float]
+Rate = Annotated[float, Field(ge=0, le=1e9)]
+Pixel = Annotated[float, Field(ge=-65535, le=65535)]
+Deviation = Annotated[float, Field(ge=1e-6, le=65535)]
 
 
 class Part(BaseModel):
     """A part of the config: unknown keys are errors, values never change."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+    model_config = ConfigDict(
+        extra="forbid",
+        frozen=True,
+        validate_default=True,
+        allow_inf_nan=False,
+        str_max_length=MAX_TEXT,
+    )
 
 
 class ModelConfig(Part):
     """Which model, and what it starts from."""
 
     name: str = Field(description="as vidseg.create takes it, such as tmanet_r50")
-    options: dict[str, Any] = Field({}, description="further arguments of vidseg.create")
+    options: Options = Field({}, description="further arguments of vidseg.create")
     backbone_weights: str | None = Field(None, description='a file, or "imagenet" (the hub)')
     initial_weights: str | None = Field(
         None, description="weights of another vidseg model; every tensor that fits is taken over"
@@ -32,7 +44,7 @@ class ModelConfig(Part):
         description="a further class, the last, for pixels of no class, as the authors' weights of "
         "ERFNet and LMANet have it; it is never right",
     )
-    unfold_bn: Annotated[int, Field(ge=0)] = Field(
+    unfold_bn: Count = Field(
         0,
         description="for backbone weights with folded batch norms: training images that give the "
         "norms statistics before the first step",
@@ -46,7 +58,7 @@ class ChosenMemory(Part):
     drawn_within: Positive | None = Field(
         None, description="drawn once from the last N frames before the labelled one"
     )
-    frames: Positive | None = Field(
+    frames: Annotated[int, Field(gt=0, le=1024)] | None = Field(
         None, description="how many; by default as many as the model's window has"
     )
     start: Literal["repeat", "skip"] = Field(
@@ -68,14 +80,15 @@ class Source(Part):
     )
     root: str | None = Field(None, description="folder of the data set")
     split: str = Field("train", description="part of the data set")
-    options: dict[str, Any] = Field({}, description="further arguments of open_dataset")
+    options: Options = Field({}, description="further arguments of open_dataset")
 
 
 class NeighboursConfig(Part):
     """Which frames near the labelled one come along, for temporal and distillation losses."""
 
-    offsets: tuple[int, ...] = Field(
+    offsets: tuple[Offset, ...] = Field(
         (-3, -2, -1, 1, 2, 3),
+        max_length=1000,
         description="distances in frames, one drawn for each sample; ETC's authors never draw -3",
     )
     triplet: bool = Field(
@@ -113,8 +126,8 @@ class DataConfig(Source):
         description="probability of a window in the video as it runs backwards: later frames, the "
         "latest first; the other direction where frames are missing",
     )
-    crop: tuple[Positive, Positive] = Field(description="height, width of a sample, px")
-    base_size: tuple[Positive, Positive] | None = Field(
+    crop: tuple[Side, Side] = Field(description="height, width of a sample, px")
+    base_size: tuple[Side, Side] | None = Field(
         None, description="width, height that scale 1 stands for; the image's own by default"
     )
     scale: tuple[float, float] = Field((0.5, 2.0), description="range of the random scale")
@@ -127,7 +140,7 @@ class DataConfig(Source):
         0.0, description="largest angle in degrees; every other sample is turned"
     )
     blur: Share = Field(0.0, description="probability of a Gaussian blur of 5x5 px")
-    translate_px: Annotated[int, Field(ge=0)] = Field(
+    translate_px: Annotated[int, Field(ge=0, le=16384)] = Field(
         0,
         description="largest shift of the clip in x and y, whole pixels; what it bares is ignored",
     )
@@ -143,14 +156,18 @@ class DataConfig(Source):
     neighbours: NeighboursConfig | None = Field(
         None, description="frames near the labelled one; loss.temporal and distillation need them"
     )
-    mean: Triple | None = Field(None, description="RGB, 0..255; the model's card by default")
-    std: Triple | None = Field(None, description="RGB, 0..255; the model's card by default")
+    mean: tuple[Pixel, Pixel, Pixel] | None = Field(
+        None, description="RGB, 0..255; the model's card by default"
+    )
+    std: tuple[Deviation, Deviation, Deviation] | None = Field(
+        None, description="RGB, 0..255; the model's card by default"
+    )
 
     @field_validator("scale")
     @classmethod
     def _in_order(cls, value: tuple[float, float]) -> tuple[float, float]:
-        if not 0 < value[0] <= value[1]:
-            raise ValueError(f"scale must be (smallest, largest), got {value}")
+        if not 0.01 <= value[0] <= value[1] <= 100:
+            raise ValueError(f"scale must be (smallest, largest) of 0.01 to 100, got {value}")
         return value
 
     @model_validator(mode="after")
@@ -166,19 +183,19 @@ class DataConfig(Source):
 class ValidationConfig(Part):
     """Validation during training, on whole images."""
 
-    every: Annotated[int, Field(ge=0)] = Field(1000, description="steps between; 0 for never")
+    every: Count = Field(1000, description="steps between; 0 for never")
     kind: str | None = Field(None, description="as data.kind, which is the default")
     root: str | None = Field(None, description="as data.root, which is the default")
     split: str = Field("val", description="part of the data set")
-    options: dict[str, Any] | None = Field(None, description="as data.options (the default)")
+    options: Options | None = Field(None, description="as data.options (the default)")
     limit: Positive | None = Field(None, description="labelled frames at most, evenly spread")
-    sliding: tuple[tuple[Positive, Positive], tuple[Positive, Positive]] | None = Field(
+    sliding: tuple[tuple[Side, Side], tuple[Side, Side]] | None = Field(
         None, description="[[crop height, width], [stride height, width]]; whole images by default"
     )
     scale: Annotated[float, Field(gt=0, le=8)] = Field(
         1.0, description="ratio at which the model sees the frames; labels keep their size"
     )
-    samples: Annotated[int, Field(ge=0)] = Field(3, description="overlays to write")
+    samples: Annotated[int, Field(ge=0, le=10_000)] = Field(3, description="overlays to write")
 
 
 class TemporalConfig(Part):
@@ -244,7 +261,7 @@ class OhemConfig(Part):
     """Online hard example mining; see vidseg.losses.segmentation.ohem_cross_entropy."""
 
     threshold: Share = Field(0.7, description="pixels whose true class has at most this count")
-    min_kept: Annotated[int, Field(ge=0)] = Field(100_000, description="pixels kept at least")
+    min_kept: Count = Field(100_000, description="pixels kept at least")
     auxiliary: bool = Field(False, description="also of the auxiliary heads")
 
 
@@ -260,7 +277,9 @@ class LossConfig(Part):
     average: Literal["valid", "all"] = Field(
         "valid", description="all: ignored pixels count in the denominator (official TMANet)"
     )
-    class_weights: tuple[float, ...] | None = Field(None, description="one number per class")
+    class_weights: tuple[float, ...] | None = Field(
+        None, max_length=65535, description="one number per class"
+    )
     ohem: OhemConfig | None = Field(None, description="count the hard pixels alone")
     temporal: TemporalConfig | None = Field(
         None, description="the motion-guided temporal loss of ETC; needs data.neighbours"
@@ -283,7 +302,7 @@ class OptimiserConfig(Part):
     """The optimiser and its parameter groups."""
 
     kind: Literal["sgd", "adam", "adamw"] = Field("sgd", description="optimiser")
-    lr: Annotated[float, Field(gt=0, allow_inf_nan=False)] = Field(0.01, description="base rate")
+    lr: Annotated[float, Field(gt=0, le=1e9)] = Field(0.01, description="base rate")
     momentum: Share = Field(0.9, description="of SGD")
     betas: tuple[Share, Share] = Field((0.9, 0.999), description="of Adam and AdamW")
     weight_decay: Rate = Field(5e-4, description="L2 penalty (SGD, Adam), decoupled decay (AdamW)")
@@ -302,9 +321,7 @@ class PlateauConfig(Part):
     """Falls when the mean training loss of an epoch no longer does; see schedule.Plateau."""
 
     factor: Annotated[float, Field(gt=0, lt=1)] = Field(0.8, description="the rate times this")
-    patience: Annotated[int, Field(ge=0)] = Field(
-        10, description="epochs without a smaller loss that are let pass"
-    )
+    patience: Count = Field(10, description="epochs without a smaller loss that are let pass")
     threshold: Annotated[float, Field(ge=0, lt=1)] = Field(
         1e-4, description="share by which a loss must be smaller to count as smaller"
     )
@@ -318,7 +335,7 @@ class ScheduleConfig(Part):
         None, description="falls where the loss does not, instead of the polynomial"
     )
     floor: Rate = Field(0.0, description="smallest rate; what the polynomial ends at")
-    warmup_iterations: Annotated[int, Field(ge=0)] = Field(0, description="steps of warm-up")
+    warmup_iterations: Count = Field(0, description="steps of warm-up")
     warmup_start: Share = Field(0.1, description="share of the rate at the first step")
 
 
@@ -354,10 +371,10 @@ class TrainingConfig(Part):
     schedule: ScheduleConfig = ScheduleConfig()  # pyright: ignore[reportCallIssue]
     checkpoint: CheckpointConfig = CheckpointConfig()  # pyright: ignore[reportCallIssue]
     iterations: Positive = Field(description="optimiser steps")
-    batch_size: Positive = Field(
+    batch_size: Many = Field(
         8, description="samples per optimiser step, over all processes and accumulated batches"
     )
-    accumulate: Positive = Field(1, description="batches per optimiser step and process")
+    accumulate: Many = Field(1, description="batches per optimiser step and process")
     precision: Literal["fp32", "bf16", "fp16"] = Field("fp32", description="of the forward pass")
     channels_last: bool = Field(
         False, description="memory format; faster in fp32 on a CPU and in half precision on a GPU"
@@ -371,8 +388,12 @@ class TrainingConfig(Part):
     )
     freeze: FreezeConfig | None = Field(None, description="parts that are not trained")
     deterministic: bool = Field(False, description="deterministic GPU kernels, slower")
-    seed: Annotated[int, Field(ge=0)] = Field(0, description="of everything that is drawn")
-    workers: Annotated[int, Field(ge=0)] = Field(2, description="loader processes per process")
+    seed: Annotated[int, Field(ge=0, le=MAX_COUNT)] = Field(
+        0, description="of everything that is drawn"
+    )
+    workers: Annotated[int, Field(ge=0, le=256)] = Field(
+        2, description="loader processes per process"
+    )
     log_every: Positive = Field(20, description="steps between lines of the log")
     trackers: tuple[str, ...] = Field(
         ("tensorboard",), description="Accelerate's trackers beside metrics.jsonl and metrics.csv"

@@ -11,15 +11,26 @@ import sys
 from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
+from pydantic import BaseModel, ConfigDict, Field
 
 from vidseg.atomic import replacing, write_text
+from vidseg.documents import MAX_COUNT, checked, parse_json, read_text
 from vidseg.inside import inside
+from vidseg.printable import csv_cell
 from vidseg.training.config import TrainingConfig
-from vidseg.training.recipe import differences, dump, override, parse_yaml, read_recipe, validate
+from vidseg.training.recipe import (
+    differences,
+    dump,
+    load_config,
+    override,
+    read_mapping,
+    read_recipe,
+    validate,
+)
 
 PACKAGES = ("vidseg", "torch", "numpy", "accelerate", "opencv-python-headless", "pillow", "av")
 
@@ -50,7 +61,7 @@ class Metrics:
         text = io.StringIO()
         table = csv.DictWriter(text, columns, lineterminator="\n")
         table.writeheader()
-        table.writerows(records)
+        table.writerows({k: csv_cell(v) for k, v in record.items()} for record in records)
         write_text(self.path.with_suffix(".csv"), text.getvalue())
 
 
@@ -60,15 +71,33 @@ def _line(record: Mapping[str, Any]) -> str:
     return json.dumps({k: None if k in odd else v for k, v in record.items()}) + "\n"
 
 
+class Record(BaseModel):
+    """One line of metrics.jsonl: figures by name, of one step."""
+
+    model_config = ConfigDict(extra="allow")
+    __pydantic_extra__: dict[str, int | float | str | list[float | None] | None]  # pyright: ignore[reportIncompatibleVariableOverride]
+
+    step: Annotated[int, Field(ge=0, le=MAX_COUNT)]
+
+
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
-    """The records of a run, in order; a line cut off by a kill is left out."""
+    """The records of a run, in order; a last line that a kill cut off is left out.
+
+    Raises:
+        ValueError: another line is no record; names the file and the line.
+    """
     path = folder / "metrics.jsonl"
+    if not path.is_file():
+        return []
+    lines = read_text(path).split("\n")[:-1]  # what follows the last line is empty, or cut off
     records = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
-        try:
-            records.append(json.loads(line))
-        except json.JSONDecodeError:
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
             continue
+        where = f"{path}: line {number}"
+        values = parse_json(line, where)
+        checked(Record, values, where)
+        records.append(values)
     return records
 
 
@@ -92,17 +121,17 @@ def resolve(
     """
     stored = folder / "config.yaml"
     if not (resume and stored.is_file()):
-        return validate(override(read_recipe(recipe), overrides))
-    values = parse_yaml(stored.read_text(encoding="utf-8"))
+        return load_config(recipe, overrides)
+    values = read_mapping(stored)
     if Path(recipe) != folder:
         asked = read_recipe(recipe)["name"]
         named = [word for word in overrides if word.startswith("name=")]
-        if asked != values["name"] and not named:
+        if asked != values.get("name") and not named:
             raise ValueError(
-                f"{folder} holds a run of {values['name']!r}, not of {asked!r}; resume it with "
+                f"{folder} holds a run of {values.get('name')!r}, not of {asked!r}; resume it with "
                 "its own recipe, or choose another --out"
             )
-    return validate(override(values, overrides))
+    return validate(override(values, overrides), source=stored, overrides=overrides)
 
 
 def prepare(folder: Path, config: TrainingConfig, *, resume: bool) -> list[str]:
@@ -127,7 +156,7 @@ def prepare(folder: Path, config: TrainingConfig, *, resume: bool) -> list[str]:
     folder.mkdir(parents=True, exist_ok=True)
     changes: list[str] = []
     if resume and stored.is_file():
-        before = validate(parse_yaml(stored.read_text(encoding="utf-8")))
+        before = validate(read_mapping(stored), source=stored)
         changes = [f"{k}: {a} -> {b}" for k, (a, b) in differences(before, config).items()]
         if changes:
             earlier = len(list(folder.glob("config-before-*.yaml"))) + 1

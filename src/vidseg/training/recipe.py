@@ -1,6 +1,5 @@
 """Read a training run from a YAML recipe and the command line, and say what is wrong with it."""
 
-import re
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from importlib import resources
@@ -10,68 +9,9 @@ from typing import Any, get_args
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from vidseg.documents import explain, field_of, parse_yaml, read_yaml, told
 from vidseg.suggest import did_you_mean
 from vidseg.training.config import Part, TrainingConfig
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML 1.2's numbers and booleans: 1e-4 is a float, `no` and `on` are words, 010 is ten."""
-
-    yaml_implicit_resolvers = {  # noqa: RUF012
-        first: [(tag, pattern) for tag, pattern in resolvers if "value" not in tag]
-        for first, resolvers in {
-            key: [r for r in value if r[0].rsplit(":", 1)[-1] not in ("bool", "int", "float")]
-            for key, value in yaml.SafeLoader.yaml_implicit_resolvers.items()
-        }.items()
-    }
-
-    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        twice = {key for key in keys if keys.count(key) > 1}
-        if twice:
-            raise ValueError(f"line {node.start_mark.line + 1}: {sorted(twice)[0]!r} occurs twice")
-        return super().construct_mapping(node, deep)
-
-
-for _tag, _pattern, _first in (
-    ("bool", r"true|True|TRUE|false|False|FALSE", "tTfF"),
-    ("int", r"[-+]?[0-9]+", "-+0123456789"),
-    (
-        "float",
-        r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
-        "-+.0123456789",
-    ),
-):
-    _Loader.add_implicit_resolver(
-        f"tag:yaml.org,2002:{_tag}", re.compile(f"^(?:{_pattern})$"), list(_first)
-    )
-_Loader.add_constructor("tag:yaml.org,2002:int", lambda _, node: int(node.value))
-_Loader.add_constructor(
-    "tag:yaml.org,2002:float",
-    lambda _, node: float(node.value.lower().replace(".inf", "inf").replace(".nan", "nan")),
-)
-
-
-def parse_yaml(text: str) -> Any:
-    """Read YAML with the numbers and booleans of YAML 1.2.
-
-    Args:
-        text: the document.
-
-    Returns:
-        Plain values; `1e-4` is a float, `no` a word.
-
-    Raises:
-        ValueError: not YAML, or a key occurs twice; names the line.
-
-    Example:
-        >>> parse_yaml("{lr: 1e-4, photometric: no}")
-        {'lr': 0.0001, 'photometric': 'no'}
-    """
-    try:
-        return yaml.load(text, Loader=_Loader)
-    except yaml.YAMLError as error:
-        raise ValueError(f"not YAML: {' '.join(str(error).split())}") from error
 
 
 def recipes() -> dict[str, Path]:
@@ -99,13 +39,15 @@ def read_recipe(recipe: str | Path) -> dict[str, Any]:
             f"no recipe {str(recipe)!r}: neither a packaged recipe nor a file"
             + did_you_mean(str(recipe), recipes())
         )
-    try:
-        values = parse_yaml(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
-    if not isinstance(values, Mapping):
+    return {"name": path.stem, **read_mapping(path)}
+
+
+def read_mapping(path: Path) -> dict[str, Any]:
+    """Read a YAML file of keys and values; ValueError for anything else, names the file."""
+    values = read_yaml(path)
+    if not isinstance(values, dict):
         raise ValueError(f"{path} must be a mapping of keys to values, got {type(values).__name__}")
-    return {"name": path.stem, **values}
+    return values
 
 
 def override(values: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
@@ -135,7 +77,10 @@ def override(values: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, A
                 raise ValueError(f"{word!r}: {key} is {below!r} and has no keys below it")
             level[key] = {**(below or {})}
             level = level[key]
-        level[keys[-1]] = parse_yaml(text)
+        try:
+            level[keys[-1]] = parse_yaml(text)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from None
     return _without_foreign_options(values, result)
 
 
@@ -157,11 +102,15 @@ def _without_foreign_options(before: Mapping[str, Any], after: dict[str, Any]) -
     return after
 
 
-def validate(values: Mapping[str, Any]) -> TrainingConfig:
+def validate(
+    values: Mapping[str, Any], *, source: str | Path = "", overrides: Sequence[str] = ()
+) -> TrainingConfig:
     """Check the values of a recipe and make the config.
 
     Args:
         values: nested mappings, as `read_recipe` and `override` give them.
+        source: the file that they come from, which the message then names ...
+        overrides: ... but for the values that these words have set.
 
     Returns:
         The config.
@@ -172,12 +121,21 @@ def validate(values: Mapping[str, Any]) -> TrainingConfig:
     try:
         return TrainingConfig.model_validate(values)
     except ValidationError as error:
-        raise ValueError("\n".join(dict.fromkeys(map(_explain, error.errors())))) from None
+        given = [word.partition("=")[0] for word in overrides]
+        raise ValueError(
+            told([_explain(fault, source, given) for fault in error.errors()])
+        ) from None
 
 
 def load_config(recipe: str | Path, overrides: Sequence[str] = ()) -> TrainingConfig:
     """The config of a recipe with overrides; errors as `read_recipe`, `override`, `validate`."""
-    return validate(override(read_recipe(recipe), overrides))
+    values = read_recipe(recipe)
+    return validate(override(values, overrides), source=file_of(recipe), overrides=overrides)
+
+
+def file_of(recipe: str | Path) -> str | Path:
+    """The file that somebody wrote of a recipe; "" for a packaged one, which is right."""
+    return "" if str(recipe) in recipes() else recipe
 
 
 def dump(config: TrainingConfig) -> str:
@@ -222,17 +180,16 @@ def known_keys(part: type[BaseModel] = TrainingConfig, prefix: str = "") -> dict
     return keys
 
 
-def _explain(error: Any) -> str:
-    kinds = ("literal[", "function-after[")  # pydantic's names of the choices of a union
-    where = ".".join(str(part) for part in error["loc"] if not str(part).startswith(kinds))
-    if error["type"] == "extra_forbidden":
-        return f"unknown key {where!r}{_closest_key(where)}"
-    if error["type"] == "missing":
-        return f"the recipe lacks {where!r} ({known_keys().get(where, 'required')})"
-    message = error["msg"].removeprefix("Value error, ")
-    if not where:
-        return message
-    return f"{where}: {message[0].lower()}{message[1:]}, got {error['input']!r}"
+def _explain(fault: Any, source: str | Path, given: Sequence[str]) -> str:
+    where = field_of(fault)
+    if fault["type"] == "extra_forbidden":
+        said = f"unknown key {where!r}{_closest_key(where)}"
+    elif fault["type"] == "missing":
+        said = f"the recipe lacks {where!r} ({known_keys().get(where, 'required')})"
+    else:
+        said = explain(fault)
+    is_given = any(f"{where}.".startswith(f"{key}.") or not where for key in given)
+    return said if is_given or not str(source) else f"{source}: {said}"
 
 
 def _closest_key(where: str) -> str:

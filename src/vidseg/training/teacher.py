@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from vidseg import methods
+from vidseg.array_files import read_array
 from vidseg.atomic import replacing
 from vidseg.data import Video, VideoDataset
 from vidseg.data.transforms import resize_image, size_within
@@ -79,7 +80,7 @@ class SavedScores:
     def __call__(self, dataset: VideoDataset, video: Video, index: int) -> Tensor:
         """(C, h, w) float16 of one frame."""
         del dataset
-        return torch.from_numpy(np.load(self._path(video, index), allow_pickle=False))
+        return torch.from_numpy(read_array(self._path(video, index)))
 
     def _path(self, video: Video, index: int) -> Path:
         return inside(self.folder, f"{video.name}/{video.frames[index].stem}.npy")

@@ -20,6 +20,8 @@ from vidseg.data.synthetic import street
 from vidseg.data.synthetic.raycast import Renderer
 from vidseg.data.synthetic.sprites import CLASSES
 from vidseg.data.synthetic.street import RATE_HZ, Camera
+from vidseg.documents import read_json
+from vidseg.printable import shortened
 
 PALETTE = np.array(CAMVID.palette, np.uint8)
 SPLITS = ("train", "val", "test")
@@ -205,10 +207,10 @@ class SyntheticDataset(VideoDataset):
         }
         record = root / self.split / "synthetic.json"
         if record.exists():
-            there = json.loads(record.read_text())
+            there = read_json(record)
             if there != settings:
                 raise ValueError(
-                    f"{root / self.split} holds videos of {there}, not of {settings}; "
+                    f"{root / self.split} holds videos of {shortened(there)}, not of {settings}; "
                     "give another root or remove the folder"
                 )
         elif (other := _foreign_file(root, self.split)) is not None:

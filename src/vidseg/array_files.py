@@ -1,0 +1,75 @@
+"""numpy's files, read within bounds: what a header claims is checked before memory is taken."""
+
+from __future__ import annotations
+
+import math
+import zipfile
+import zlib
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+
+MAX_BYTES = 2**32
+# What numpy and zipfile raise for a foreign or damaged file.
+_UNREADABLE = (ValueError, TypeError, EOFError, RuntimeError, NotImplementedError, SyntaxError)
+_UNREADABLE += (KeyError, IndexError, OverflowError, MemoryError, zipfile.BadZipFile, zlib.error)
+
+
+def read_array(path: Path) -> np.ndarray:
+    """Read a .npy file.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is damaged, or claims more than it holds; names the file.
+    """
+    try:
+        with path.open("rb") as file:
+            return _read(file, path.stat().st_size)
+    except _UNREADABLE as error:
+        raise ValueError(f"{path}: wanted an array of numpy, got a damaged file: {error}") from None
+
+
+def read_arrays(path: Path) -> dict[str, np.ndarray]:
+    """Read all arrays of a .npz file, by name.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is damaged, claims more than it holds, or holds more than 4 GiB; names the
+            file and the array.
+    """
+    name = ""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = archive.infolist()
+            if sum(member.file_size for member in members) > MAX_BYTES:
+                raise ValueError(f"it claims more than {MAX_BYTES} bytes")
+            arrays = {}
+            for member in members:
+                name = member.filename.removesuffix(".npy")
+                with archive.open(member) as file:
+                    arrays[name] = _read(file, member.file_size)
+            return arrays
+    except _UNREADABLE as error:
+        where = f"{path}: {name}" if name else f"{path}"
+        raise ValueError(f"{where}: wanted arrays of numpy, got a damaged file: {error}") from None
+
+
+def _read(file: IO[bytes], size_bytes: int) -> np.ndarray:
+    """Read an array whose header says how many bytes follow; that many must follow."""
+    version = np.lib.format.read_magic(file)
+    read_header = {
+        (1, 0): np.lib.format.read_array_header_1_0,
+        (2, 0): np.lib.format.read_array_header_2_0,
+    }.get(version)
+    if read_header is None:
+        raise ValueError(f"its format {version} is unknown")
+    shape, is_fortran, dtype = read_header(file)
+    if dtype.hasobject:
+        raise ValueError("it holds objects of Python, which are not read")
+    wanted = math.prod(shape) * dtype.itemsize
+    left = size_bytes - file.tell()
+    if wanted != left or min(shape, default=0) < 0:
+        raise ValueError(f"its head announces {wanted} bytes, it holds {left}")
+    values = np.frombuffer(bytearray(file.read()), dtype)
+    return values.reshape(shape, order="F" if is_fortran else "C")
