@@ -6,6 +6,7 @@ import errno
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +17,7 @@ from command_line import run
 
 from vidseg.lock import FolderLock, writing
 from vidseg.methods import create
+from vidseg.video.reader import read_video
 from vidseg.video.writer import VideoWriter
 from vidseg.weights import save
 
@@ -185,3 +187,79 @@ def test_label_maps_are_replaced_only_when_told_to(given: Path, tmp_path: Path, 
     assert (maps / "a/0.png").read_bytes()[:4] == b"\x89PNG"
     assert {path.name for path in tmp_path.rglob("*.*")} >= {"0.png", "1.png"}
     assert not list(tmp_path.glob(".*"))
+
+
+FORMATS = ("street_vidseg.mp4", "street_vidseg.npz", "street_vidseg.jsonl", "street_vidseg_labels")
+
+
+def segment(given: Path, out: Path, *more: object) -> list[object]:
+    line = ["segment", given / "street.mp4", "--model", given / "model.safetensors"]
+    return [*line, "--format", "overlay,npz,jsonl,labels", "--out", f"{out}/", *more]
+
+
+def all_contents(folder: Path) -> dict[str, bytes]:
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
+
+
+def test_the_formats_of_a_video_come_together(given: Path, tmp_path: Path, monkeypatch) -> None:
+    from vidseg.inference import outputs
+
+    assert run(*segment(given, tmp_path)) == 0
+    before = all_contents(tmp_path)
+    assert len(before) == 3 + 3
+    assert {path.name for path in tmp_path.iterdir()} == {*FORMATS}
+
+    def full(self) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    # The last of the four: the others are written by then.
+    monkeypatch.setattr(outputs.LabelPictures, "close", full)
+    assert run(*segment(given, tmp_path, "--force", "--every", 2)) == 1
+    assert all_contents(tmp_path) == before
+    monkeypatch.undo()
+    (tmp_path / "street_vidseg_labels/theirs.png").write_bytes(b"theirs")
+    (tmp_path / "street_vidseg_labels/000007.png").write_bytes(b"theirs, too")
+    assert run(*segment(given, tmp_path, "--force", "--every", 2)) == 0
+    names = {path.name for path in (tmp_path / "street_vidseg_labels").iterdir()}
+    assert names == {"000000.png", "000002.png", "theirs.png", "000007.png"}
+    with np.load(tmp_path / "street_vidseg.npz") as archive:
+        assert archive["indices"].tolist() == [0, 2]
+
+
+def test_the_same_outputs_have_one_writer_who_is_named(given: Path, tmp_path: Path, capsys) -> None:
+    with writing([tmp_path / "street_vidseg.jsonl"]):
+        assert run(*segment(given, tmp_path)) == 1
+        assert re.search(rf"process {os.getpid()} on \S+ is writing", capsys.readouterr().err)
+        other = ["--out", tmp_path / "other.jsonl"]  # of another name, into the same folder
+        line = ["segment", given / "street.mp4", "--model", given / "model.safetensors"]
+        assert run(*line, *other) == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["other.jsonl"]
+
+
+@pytest.mark.parametrize("frame", [0, 1, 2])
+@pytest.mark.parametrize("place", range(4))
+def test_an_interrupt_leaves_the_same_frames_in_all(
+    given: Path, tmp_path: Path, monkeypatch, frame: int, place: int
+) -> None:
+    """Ctrl-C while the output of that place writes that frame: all write it, then it counts."""
+    from vidseg.inference import outputs
+
+    kinds = ("OverlayVideo", "LabelArchive", "ShareLines", "LabelPictures")
+    kind = getattr(outputs, kinds[place])
+    add = kind.add
+
+    def interrupted(self, result) -> None:
+        if result.index == frame:
+            os.kill(os.getpid(), signal.SIGINT)
+        add(self, result)
+
+    monkeypatch.setattr(kind, "add", interrupted)
+    assert run(*segment(given, tmp_path)) == 130
+    wanted = list(range(frame + 1))
+    assert [k for k, _ in enumerate(read_video(tmp_path / FORMATS[0]))] == wanted
+    with np.load(tmp_path / FORMATS[1]) as archive:
+        assert archive["indices"].tolist() == wanted
+    assert len((tmp_path / FORMATS[2]).read_text().splitlines()) == frame + 1
+    assert len(list((tmp_path / FORMATS[3]).iterdir())) == frame + 1
+    assert {path.name for path in tmp_path.iterdir()} == {*FORMATS}

@@ -72,6 +72,18 @@ def check_outputs(paths: dict[str, Path], source: str, *, force: bool) -> None:
 
 
 @contextmanager
+def claimed_outputs(paths: dict[str, Path], source: str, *, force: bool) -> Iterator[None]:
+    """Keep other processes from writing these outputs; arguments and errors as `check_outputs`."""
+    from vidseg.lock import writing
+
+    for path in paths.values():
+        path.parent.mkdir(parents=True, exist_ok=True)
+    with writing(paths.values()):
+        check_outputs(paths, source, force=force)  # what another process has written meanwhile
+        yield
+
+
+@contextmanager
 def claimed(folder: Path | None, names: Collection[str], *, force: bool) -> Iterator[None]:
     """Keep a folder for what a command will write into it, from before the work is done.
 

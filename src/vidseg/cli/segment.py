@@ -5,8 +5,6 @@ from __future__ import annotations
 import inspect
 import re
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,8 +14,7 @@ from vidseg.cli.devices import Device, ModelOption, find_device, load_model
 from vidseg.cli.options import Sliding, parse_size, parse_sliding
 
 if TYPE_CHECKING:
-    from vidseg.inference.outputs import Output
-    from vidseg.inference.stream import FrameResult, SegmentedVideo
+    from vidseg.inference.stream import SegmentedVideo
     from vidseg.segmenter import VideoSegmenter
 
 INPUT, MODEL = "What to segment", "How the model runs"
@@ -195,7 +192,7 @@ def segment(
     """
     from vidseg.adapters.sliding import SlidingWindow
     from vidseg.cli.console import console, errors
-    from vidseg.cli.destinations import check_outputs, check_tracks, plan_outputs
+    from vidseg.cli.destinations import check_outputs, check_tracks, claimed_outputs, plan_outputs
     from vidseg.context import Prototypes
     from vidseg.inference.stream import segment as segment_video
     from vidseg.interrupts import terminate_as_interrupt
@@ -215,7 +212,7 @@ def segment(
         fps=fps,
         strict=strict,
     )
-    with reader:
+    with claimed_outputs({**paths, **kept}, source, force=force), reader:
         network = _load(model, model_option, device)
         if network.causal and (context or save_context):
             raise ValueError(
@@ -233,10 +230,7 @@ def segment(
         )
         style = {"opacity": opacity, "contour": contour, "legend": legend, "beside": side_by_side}
         with terminate_as_interrupt():
-            count = _run(results, paths, style, force=force, all_tracks=all_tracks)
-            for path in kept.values():
-                path.parent.mkdir(parents=True, exist_ok=True)
-                results.context.save(path)
+            count = _run(results, {**paths, **kept}, style, all_tracks=all_tracks)
     for path in paths.values():
         console.print(f"{path}: {count} frames", markup=False, soft_wrap=True)
     for path in kept.values():
@@ -302,120 +296,31 @@ def _run(
     paths: dict[str, Path],
     style: dict[str, Any],
     *,
-    force: bool,
     all_tracks: bool,
 ) -> int:
     """Write every result to every output; return how many frames there were."""
-    from vidseg.cli.console import console, progress
+    from vidseg.cli.console import console, errors, progress
+    from vidseg.inference.outputs import output_set
     from vidseg.inference.stream import DamagedVideoWarning
 
-    outputs: list[Output] = []
-    count = 0
+    outputs = None
     try:
-        for kind, path in paths.items():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            outputs.append(
-                _open_output(kind, path, results, style, force=force, all_tracks=all_tracks)
-            )
         with (
+            output_set(paths, results, style, all_tracks=all_tracks) as outputs,
             progress("segmenting", results.num_frames, unit="frames") as meter,
             warnings.catch_warnings(),
         ):
             warnings.simplefilter("ignore", DamagedVideoWarning)  # `segment` says it at the end
-            for result in _until_error(results, outputs):
-                for output in outputs:
-                    with _naming(output.path):
-                        output.add(result)
-                count += 1
+            for result in results:
+                outputs.add(result)
                 meter.advance()
-        _close(outputs)
-    except KeyboardInterrupt:
-        if count:
-            _close(outputs)
-        for output in outputs:
-            output.discard()
+    except BaseException as error:
+        count = outputs.kept if outputs is not None else 0
         kept = ", ".join(str(path) for path in paths.values()) if count else "nothing"
-        console.print(f"\nstopped after {count} frames; kept {kept}", markup=False, soft_wrap=True)
-        raise
-    except BaseException:
-        for output in outputs:
-            output.discard()
-        raise
-    return count
-
-
-def _until_error(results: SegmentedVideo, outputs: list[Output]) -> Iterator[FrameResult]:
-    """The results; if reading or the model fails behind the first one, what is written is kept."""
-    from vidseg.cli.console import errors
-
-    count = 0
-    try:
-        for result in results:
-            yield result
-            count += 1
-    except Exception:
-        if count:
-            kept = ", ".join(str(output.path) for output in outputs)
-            _close(outputs)
+        if isinstance(error, KeyboardInterrupt):
+            text = f"\nstopped after {count} frames; kept {kept}"
+            console.print(text, markup=False, soft_wrap=True)
+        elif count:
             errors.print(f"kept {count} frames in {kept}", markup=False, soft_wrap=True)
         raise
-
-
-def _close(outputs: list[Output]) -> None:
-    """Give every file its name; a second Ctrl-C waits until all have theirs."""
-    from vidseg.interrupts import hold_interrupts
-
-    with hold_interrupts():
-        try:
-            while outputs:
-                with _naming(outputs[0].path):
-                    outputs[0].close()
-                outputs.pop(0)
-        except BaseException:
-            for output in outputs:
-                output.discard()
-            raise
-
-
-@contextmanager
-def _naming(path: Path) -> Iterator[None]:
-    """Say which file an error of the operating system is about."""
-    try:
-        yield
-    except OSError as error:
-        if error.filename is None and error.errno is not None:
-            raise OSError(error.errno, error.strerror, str(path)) from error
-        raise
-
-
-def _open_output(
-    kind: str,
-    path: Path,
-    results: SegmentedVideo,
-    style: dict[str, Any],
-    *,
-    force: bool,
-    all_tracks: bool,
-) -> Output:
-    from vidseg.inference import outputs
-    from vidseg.video.render import PICTURE_SUFFIXES
-    from vidseg.video.writer import VideoWriter
-
-    if kind == "npz":
-        return outputs.LabelArchive(path)
-    if kind == "jsonl":
-        return outputs.ShareLines(path)
-    if kind == "labels":
-        return outputs.LabelPictures(path, replace=force)
-    if path.suffix.lower() in PICTURE_SUFFIXES:
-        return outputs.OverlayPicture(path, **style)
-    reader = results.reader
-    writer = VideoWriter(
-        path,
-        fps=results.fps,
-        sound_from=reader.sound_source,
-        pixel_aspect=reader.pixel_aspect,
-        all_tracks=all_tracks,
-    )
-    writer.notes = reader.notes
-    return outputs.OverlayVideo(writer, **style)
+    return outputs.kept

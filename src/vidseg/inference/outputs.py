@@ -1,6 +1,6 @@
 """Where the results of a video go: an overlay video, label pictures, an archive, a table.
 
-Every output takes results one by one, keeps none, and gives its file the final name when closed.
+Every output takes results one by one and keeps none; all outputs of a video appear together.
 """
 
 from __future__ import annotations
@@ -9,17 +9,18 @@ import io
 import json
 import re
 import zipfile
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 from PIL import Image
 
-from vidseg.atomic import Part
-from vidseg.inference.stream import FrameResult
+from vidseg.atomic import Part, together
+from vidseg.inference.stream import FrameResult, SegmentedVideo
 from vidseg.interrupts import hold_interrupts
-from vidseg.video.render import label_picture, save_picture
+from vidseg.video.render import PICTURE_SUFFIXES, label_picture, save_picture
 from vidseg.video.writer import VideoWriter
 
 
@@ -39,6 +40,150 @@ class Output(Protocol):
     def discard(self) -> None:
         """Give up; nothing is left under the final name."""
         ...
+
+
+class OutputSet:
+    """The outputs of one video: all of them hold the same frames.
+
+    Args:
+        outputs: at least one.
+
+    Attributes:
+        kept: frames that are in every output; 0 where they are given up.
+    """
+
+    def __init__(self, outputs: Sequence[Output]) -> None:
+        self._outputs = outputs
+        self._is_writing = False
+        self.kept = 0
+
+    @property
+    def is_broken(self) -> bool:
+        """Whether an output failed, so that they do not hold the same any more."""
+        return self._is_writing
+
+    def add(self, result: FrameResult) -> None:
+        """Write one frame to every output; Ctrl-C waits until all have it."""
+        with hold_interrupts():
+            self._is_writing = True
+            for output in self._outputs:
+                with _naming(output.path):
+                    output.add(result)
+            self._is_writing = False
+            self.kept += 1
+
+    def close(self) -> None:
+        """Finish all of them."""
+        with hold_interrupts():
+            for output in self._outputs:
+                with _naming(output.path):
+                    output.close()
+
+    def discard(self) -> None:
+        """Give all of them up."""
+        self.kept = 0
+        for output in self._outputs:
+            output.discard()
+
+
+@contextmanager
+def output_set(
+    paths: Mapping[str, Path],
+    results: SegmentedVideo,
+    style: Mapping[str, Any],
+    *,
+    all_tracks: bool = False,
+) -> Iterator[OutputSet]:
+    """Open the outputs of a video; they appear together at the end, or not at all.
+
+    Ctrl-C, and an error of the source or the model, end them where they are; an error of an output
+    leaves what was there before.
+
+    Args:
+        paths: format ("overlay", "labels", "npz", "jsonl", "context") -> file or folder, which is
+            replaced.
+            Of a folder of labels those of an earlier run go, and nothing else.
+        results: whose sound and frame rate an overlay takes; nothing is drawn from it here.
+        style: of overlays; see `OverlayVideo`.
+        all_tracks: of an overlay video; see `VideoWriter`.
+
+    Raises:
+        OSError: something cannot be written; names it.
+    """
+    stopped = None
+    with ExitStack() as stack:
+        folders = dict.fromkeys(path.parent for path in paths.values())
+        old = _label_maps_in(paths.get("labels"))
+        stages = {f: stack.enter_context(together(f, drop=_below(f, old))) for f in folders}
+        opened = OutputSet(
+            [
+                _open_output(
+                    kind, stages[path.parent] / path.name, results, style, all_tracks=all_tracks
+                )
+                for kind, path in paths.items()
+            ]
+        )
+        try:
+            try:
+                yield opened
+            except (KeyboardInterrupt, Exception) as error:
+                if opened.is_broken or not opened.kept:
+                    raise
+                stopped = error
+            opened.close()
+        except BaseException:
+            opened.discard()
+            raise
+    if stopped is not None:
+        raise stopped
+
+
+def _label_maps_in(folder: Path | None) -> list[Path]:
+    return [path for path in folder.glob("*.png") if is_label_map(path)] if folder else []
+
+
+def _below(folder: Path, files: list[Path]) -> Callable[[], list[Path]]:
+    return lambda: [file for file in files if file.is_relative_to(folder)]
+
+
+def _open_output(
+    kind: str,
+    path: Path,
+    results: SegmentedVideo,
+    style: Mapping[str, Any],
+    *,
+    all_tracks: bool,
+) -> Output:
+    if kind == "npz":
+        return LabelArchive(path)
+    if kind == "jsonl":
+        return ShareLines(path)
+    if kind == "labels":
+        return LabelPictures(path)
+    if kind == "context":
+        return ContextFile(path, results)
+    if path.suffix.lower() in PICTURE_SUFFIXES:
+        return OverlayPicture(path, **style)
+    writer = VideoWriter(
+        path,
+        fps=results.fps,
+        sound_from=results.reader.sound_source,
+        pixel_aspect=results.reader.pixel_aspect,
+        all_tracks=all_tracks,
+    )
+    writer.notes = results.reader.notes
+    return OverlayVideo(writer, **style)
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Say which file an error of the operating system is about."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None and error.errno is not None:
+            raise OSError(error.errno, error.strerror, str(path)) from error
+        raise
 
 
 class OverlayVideo:
@@ -108,30 +253,47 @@ class OverlayPicture:
 class LabelPictures:
     """A folder of indexed PNG files, 000000.png and so on; pixel values are class indices.
 
-    Every file is whole or not there. What is written stays, whatever happens later.
-
     Args:
         path: the folder; made if it does not exist.
-        replace: remove the label maps of an earlier run, and nothing else, first.
     """
 
-    def __init__(self, path: str | Path, *, replace: bool = False) -> None:
+    def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self.path.mkdir(parents=True, exist_ok=True)
-        for old in self.path.glob("*.png") if replace else ():
-            if is_label_map(old):
-                old.unlink()
 
     def add(self, result: FrameResult) -> None:
         """Write one label map."""
         picture = label_picture(result.labels, result.palette)
-        save_picture(self.path / f"{result.index:06d}.png", picture)
+        picture.save(self.path / f"{result.index:06d}.png")
 
     def close(self) -> None:
         """Every picture is written already."""
 
     def discard(self) -> None:
-        """Pictures that are written stay: each is whole."""
+        """Whoever gives up the folder removes what is in it."""
+
+
+class ContextFile:
+    """What the model knew of the whole video, such as CFFM++'s prototypes.
+
+    Args:
+        path: a .safetensors file.
+        results: have the context, by the first result.
+    """
+
+    def __init__(self, path: Path, results: SegmentedVideo) -> None:
+        self.path = path
+        self._results = results
+
+    def add(self, result: FrameResult) -> None:
+        """Nothing of a single frame goes into it."""
+
+    def close(self) -> None:
+        """Write the file."""
+        self._results.context.save(self.path)
+
+    def discard(self) -> None:
+        """Nothing is written before the end."""
 
 
 def is_label_map(path: Path) -> bool:
