@@ -12,12 +12,16 @@ or more: a class of a few stray pixels, with a TC of its own near 0, does not ru
 
 import sys
 
-import numpy as np
+import torch
+from torch import Tensor
 
-from vidseg.comparison.bootstrap import Sums, figures_of, pooled
 from vidseg.comparison.record import read_evaluation
+from vidseg.evaluation.figure import figures_of
+from vidseg.evaluation.figures import FIGURES
+from vidseg.evaluation.sums import Sums
+from vidseg.metrics.ratios import divide
 
-FIGURES = {
+TITLES = {
     "mean_iou": "mIoU",
     "pixel_accuracy": "pixel acc.",
     "boundary_mean_iou": "boundary",
@@ -35,17 +39,17 @@ def pool(folders: list[str]) -> tuple[tuple[str, ...], Sums]:
     videos = tuple(sorted(video for run in runs for video in run.videos))
     if len(set(videos)) < len(videos):
         raise SystemExit(f"folds must hold different videos, got {', '.join(videos)}")
-    return videos, pooled(
-        {name: np.concatenate([run.sums[name] for run in runs]) for name in runs[0].sums}
-    )
+    parts = [run.sums.map(lambda values: values.sum(0)) for run in runs]
+    names = vars(parts[0])
+    return videos, Sums(**{name: sum(getattr(part, name) for part in parts) for name in names})
 
 
-def common_consistency(arms: list[Sums]) -> tuple[np.ndarray, list[float]]:
+def common_consistency(arms: list[Sums]) -> tuple[Tensor, list[float]]:
     """Which classes every arm holds, (C,) bool, and the mean TC over them for each arm."""
-    shares = [sums["steady_hits"][0] / sums["steady_pixels"][0] for sums in arms]
-    common = np.all([share >= COMMON_SHARE for share in shares], axis=0)
-    values = [sums["steady_hits"][0][common] / sums["steady_union"][0][common] for sums in arms]
-    return common, [float(value.mean()) for value in values]
+    shares = [divide(sums.steady_hits, sums.steady_before.sum()) for sums in arms]
+    common = torch.stack([share >= COMMON_SHARE for share in shares]).all(0)
+    ratios = [divide(sums.steady_hits, sums.steady_union) for sums in arms]
+    return common, [float(values[common].mean()) for values in ratios]
 
 
 def main() -> None:
@@ -58,17 +62,17 @@ def main() -> None:
         raise SystemExit("the arms hold different videos")
     sums = [values for _, values in found]
     common, consistencies = (
-        common_consistency(sums) if all(s["steady_pixels"].any() for s in sums) else (None, None)
+        common_consistency(sums) if all(s.steady_before.any() for s in sums) else (None, None)
     )
     width = max(len(name) for name, _, _ in arms)
     write = sys.stdout.write
-    titles = [*FIGURES.values(), *([] if common is None else [f"common TC ({common.sum()})"])]
+    titles = [*TITLES.values(), *([] if common is None else [f"common TC ({common.sum()})"])]
     write(f"{len(found[0][0])} videos, %\n{'':<{width}}" + "".join(f"{t:>15}" for t in titles))
     for row, (name, _, _) in enumerate(arms):
-        figures = figures_of(sums[row])
-        values = [float(figures[figure][0]) for figure in FIGURES]
+        figures = figures_of(sums[row], (FIGURES[key] for key in TITLES))
+        values = list(figures.values())
         values += [] if consistencies is None else [consistencies[row]]
-        cells = "".join(f"{'-' if np.isnan(v) else f'{100 * v:.2f}':>15}" for v in values)
+        cells = "".join(f"{'-' if v is None else f'{100 * v:.2f}':>15}" for v in values)
         write(f"\n{name:<{width}}{cells}")
     write("\n")
 

@@ -16,15 +16,21 @@ from settled import by_colour
 from torch import nn
 
 from vidseg.adapters.per_frame import PerFrame
+from vidseg.cli.scores import show_scores
+from vidseg.comparison.compare import compare
 from vidseg.data import open_dataset
 from vidseg.data.clip import Video, VideoDataset
 from vidseg.evaluation.datasets import evaluate
+from vidseg.evaluation.figure import Figure, PerClass
+from vidseg.evaluation.figures import FIGURES
 from vidseg.evaluation.predictions import evaluate_predictions
 from vidseg.evaluation.result import FrameFigures, Observed
 from vidseg.evaluation.truth import labelled_frames
 from vidseg.methods import create
 from vidseg.methods.tmanet import TMANet
 from vidseg.metrics import ConfusionMatrix
+from vidseg.metrics.ratios import divide
+from vidseg.report.evaluation import evaluation_page
 from vidseg.segmenter import VideoSegmenter
 from vidseg.weights import save
 
@@ -313,6 +319,42 @@ def test_figures_are_saved_with_their_conventions(tmp_path):
     counts = np.load(tmp_path / "out" / "counts.npz")
     assert counts["confusion"].sum() == 2 * 24 * 40
     assert not list((tmp_path / "out").glob("*.partial"))
+
+
+def test_a_figure_is_one_entry_that_everything_reads(tmp_path, monkeypatch, capsys):
+    """An entry more is saved, printed, reported and compared; no other file knows it."""
+    worst = Figure(
+        "worst_class_iou",
+        "worst IoU",
+        "of the class that is found worst",
+        "IoU of the class that has the lowest.",
+        of=lambda sums: divide(sums.hits, sums.union).nan_to_num(1).amin(-1),
+        per_class=PerClass("missed", "missed", lambda sums: 1 - divide(sums.hits, sums.truth)),
+    )
+    monkeypatch.setitem(FIGURES, worst.key, worst)
+    dataset = InMemory(video("a", 3), video("b", 2))
+    result = evaluate(by_colour(), dataset)
+    lowest = float(result.class_iou.nan_to_num(1).min())
+    assert result.figures[worst.key] == lowest
+    for name in ("one", "other"):
+        result.save(tmp_path / name, "by colour")
+    saved = json.loads((tmp_path / "one" / "metrics.json").read_text())
+    assert saved["figures"][worst.key] == lowest
+    assert set(saved["videos"]["b"]) > {worst.key, "mean_iou"}
+    table = [line.split(",") for line in (tmp_path / "one" / "metrics.csv").read_text().split()]
+    assert (table[0][-1], table[-1][-1]) == ("missed", str(lowest))
+    show_scores("by colour", result, None)
+    shown = capsys.readouterr().out
+    assert f"worst IoU {100 * lowest:.2f} %" in " ".join(shown.split())
+    page = evaluation_page("by colour", result).render()
+    assert "IoU of the class that has the lowest." in page
+    (row,) = [
+        row
+        for row in compare([tmp_path / "one", tmp_path / "other"], resamples=100).rows
+        if row.figure is worst
+    ]
+    assert row.estimates[0].value == lowest
+    assert row.estimates[0].low is not None
 
 
 def test_saved_label_maps_score_as_the_model_did(tmp_path):

@@ -19,7 +19,7 @@ from vidseg.evaluation.datasets import evaluate
 from vidseg.evaluation.figures import FIGURES
 from vidseg.evaluation.motion import EstimatedMotion, open_motion
 from vidseg.evaluation.predictions import evaluate_predictions
-from vidseg.evaluation.result import CHANGED, NOT_COMPARED, Evaluation, Observed
+from vidseg.evaluation.result import Agreement, Evaluation, Observed
 from vidseg.evaluation.scorer import Scorer
 from vidseg.flow import DIS, forward_backward_consistent
 from vidseg.methods.tmanet import TMANet
@@ -170,9 +170,9 @@ def test_figures_are_those_of_the_metrics_by_themselves(drifting):
         pair.update(np.stack([before.labels, now.labels]), flow[None], use[None])
         measured = figures[now.frame_index]
         assert measured.flicker == pair.flicker()
-        compared = measured.changed != NOT_COMPARED
+        compared = measured.changed != Agreement.NOT_COMPARED
         assert compared.sum() == pair.counts.sum()
-        assert (measured.changed == CHANGED).sum() / compared.sum() == measured.flicker
+        assert (measured.changed == Agreement.OTHER).sum() / compared.sum() == measured.flicker
     assert [f.time_s for f in result.series[:3]] == [0, 2 / 30, 4 / 30]
     assert all(f.changed is None for f in result.series)
 

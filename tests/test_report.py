@@ -9,9 +9,10 @@ import re
 
 import numpy as np
 import pytest
+from pages import parsed
 from PIL import Image
 
-from pages import parsed
+from vidseg.evaluation.result import Agreement
 from vidseg.report import Page, charts, html, pictures
 
 PALETTE = np.array([(250, 0, 0), (0, 250, 0), (0, 0, 250)], np.uint8)
@@ -165,13 +166,13 @@ def test_estimates_are_read_with_their_interval():
 
 def test_a_marked_frame_keeps_every_mark_when_it_is_made_small():
     state = np.zeros((600, 960), np.uint8)
-    state[301, 501] = pictures.MARKED
-    state[:100] = pictures.NOT_COMPARED
+    state[301, 501] = Agreement.OTHER
+    state[:100] = Agreement.NOT_COMPARED
     small = pictures.shrink_state(state)
     assert small.shape == (300, 480)
-    assert small[150, 250] == pictures.MARKED
-    assert (small == pictures.MARKED).sum() == 1
-    assert (small[:50] == pictures.NOT_COMPARED).all()
+    assert small[150, 250] == Agreement.OTHER
+    assert (small == Agreement.OTHER).sum() == 1
+    assert (small[:50] == Agreement.NOT_COMPARED).all()
     painted = pictures.mark(np.full((600, 960, 3), 200, np.uint8), small)
     assert tuple(painted[150, 250]) == pictures.MARK_COLOUR
     assert tuple(painted[200, 10]) == (90, 90, 90)

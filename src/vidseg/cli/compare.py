@@ -69,7 +69,7 @@ def _save(comparison: Comparison, out: Path) -> None:
 
 def _show(comparison: Comparison, out: Path | None) -> None:
     from vidseg.cli.console import console
-    from vidseg.evaluation.figures import counted
+    from vidseg.evaluation.figure import counted
 
     console.print(f"{len(comparison.runs)} runs on {counted(comparison.num_videos, 'video')}")
     for label, run in zip(comparison.labels, comparison.runs, strict=True):
@@ -111,7 +111,7 @@ def _show_table(columns: Sequence[str], rows: Sequence[tuple[str, ...]]) -> None
 
 
 def _title(row: Row) -> str:
-    return f"{row.figure.title}, {row.figure.unit}"
+    return f"{row.figure.title}, {row.figure.unit.symbol}"
 
 
 def _cell(estimate: Estimate, row: Row) -> str:
@@ -120,7 +120,7 @@ def _cell(estimate: Estimate, row: Row) -> str:
 
 def _difference(row: Row, index: int) -> tuple[str, ...]:
     difference = row.differences[index]
-    unit = f" {row.figure.difference_unit}" if difference.value is not None else ""
+    unit = f" {row.figure.unit.of_difference}" if difference.value is not None else ""
     return (
         row.figure.title,
         _number(difference.value, row, sign="+") + unit,
@@ -136,4 +136,4 @@ def _interval(estimate: Estimate, row: Row, *, sign: str = "") -> str:
 
 
 def _number(value: Any, row: Row, *, sign: str = "") -> str:
-    return "-" if value is None else f"{row.figure.scale * value:{sign}.2f}"
+    return "-" if value is None else f"{row.figure.unit.scale * value:{sign}.2f}"

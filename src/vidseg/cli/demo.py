@@ -46,15 +46,15 @@ def shown(result: Demo) -> list[Any]:
     from rich.table import Table
 
     from vidseg.cli.scores import percent
+    from vidseg.evaluation.figures import FIGURES
 
     table = Table(box=None, padding=(0, 2, 0, 0))
     table.add_column("held-out streets, %")
-    figures = {"mean_iou": "mean IoU", "pixel_accuracy": "pixel accuracy"}
-    figures |= {"temporal_consistency": "TC", "flicker": "flicker"}
-    for heading in figures.values():
-        table.add_column(heading, justify="right")
+    keys = ("mean_iou", "pixel_accuracy", "temporal_consistency", "flicker")
+    for key in keys:
+        table.add_column(FIGURES[key].title, justify="right")
     for label, run in (("per frame", result.twin), ("with memory", result.video)):
-        found = (percent(run.evaluation.figures[name]) for name in figures)
+        found = (percent(run.evaluation.figures[key]) for key in keys)
         table.add_row(f"{label} ({run.name})", *found)
     flow = result.twin.evaluation.protocols["consistency"]["flow"]
     return [table, f"flow of TC and flicker: {flow}"]

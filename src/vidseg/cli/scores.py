@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from vidseg.evaluation.figures import Figure
     from vidseg.evaluation.result import Evaluation
 
 ROOM_FOR_WORDS = 112  # columns; a folded table is hard to read
@@ -23,7 +22,7 @@ def show_scores(name: str, evaluation: Evaluation, out: Path | None) -> None:
         out: where it was saved; None if it was not.
     """
     from vidseg.cli.console import console
-    from vidseg.evaluation.figures import figures_by, say_absent
+    from vidseg.evaluation.figure import say_absent
 
     console.print(_headline(name, evaluation), markup=False, soft_wrap=True)
     _show_figures(evaluation)
@@ -31,7 +30,7 @@ def show_scores(name: str, evaluation: Evaluation, out: Path | None) -> None:
         _show_as_vspw(evaluation)
     if evaluation.num_scored or evaluation.total.num_pairs:
         _show_classes(evaluation)
-    reasons = say_absent(evaluation.absent, figures_by(evaluation.tc))
+    reasons = say_absent(evaluation.absent, evaluation.table)
     for line in (*reasons, *_conventions(evaluation)):
         console.print(line, markup=False, soft_wrap=True)
     if out is not None:
@@ -40,7 +39,7 @@ def show_scores(name: str, evaluation: Evaluation, out: Path | None) -> None:
 
 
 def _headline(name: str, evaluation: Evaluation) -> str:
-    from vidseg.evaluation.figures import counted
+    from vidseg.evaluation.figure import counted
 
     videos = counted(len(evaluation.videos), "video")
     frames = counted(evaluation.num_frames, "frame")
@@ -54,23 +53,28 @@ def _show_figures(evaluation: Evaluation) -> None:
     from rich.table import Table
 
     from vidseg.cli.console import console
-    from vidseg.evaluation.figures import SECTIONS, figures_by
+    from vidseg.evaluation.figure import Section
 
-    figures = evaluation.figures
+    figures, known = evaluation.figures, evaluation.table.values()
+    beside = {figure.truth_of: figure for figure in known if figure.truth_of}
     table = Table(box=None, padding=(0, 2, 0, 0))
     for title, justify in (("", "left"), ("", "left"), ("", "right"), ("of the truth", "right")):
         table.add_column(title, justify=justify, no_wrap=True)  # type: ignore[arg-type]
     has_room = console.width >= ROOM_FOR_WORDS
     if has_room:
         table.add_column("in words", style="dim", no_wrap=True)
-    known = figures_by(evaluation.tc)
-    for heading, group in SECTIONS.items():
+    for section in Section:
         if table.row_count:
             table.add_row()
-        for place, figure in enumerate(known[each.key] for each in group):
-            truth = f"truth_{figure.key}"
-            row = ["" if place else heading, figure.title, _read(figure, figures[figure.key])]
-            row.append(_read(figure, figures[truth]) if truth in figures else "")
+        group = [f for f in known if f.section is section and not f.truth_of and not f.of_score]
+        for place, figure in enumerate(group):
+            truth = beside.get(figure.key)
+            row = [
+                "" if place else section.value,
+                figure.title,
+                figure.read(figures[figure.key]),
+                "" if truth is None else truth.read(figures[truth.key]),
+            ]
             table.add_row(*row, *([figure.words] if has_room else []))
     console.print(table)
 
@@ -85,7 +89,7 @@ def _show_as_vspw(evaluation: Evaluation) -> None:
     table.add_column("as VSPW's tool counts")
     for figure in VSPW:
         table.add_column(figure.title.removeprefix("VSPW "), justify="right")
-    table.add_row("", *(_read(figure, evaluation.figures[figure.key]) for figure in VSPW))
+    table.add_row("", *(figure.read(evaluation.figures[figure.key]) for figure in VSPW))
     console.print()
     console.print(table)
 
@@ -94,16 +98,17 @@ def _show_classes(evaluation: Evaluation) -> None:
     from rich.table import Table
 
     from vidseg.cli.console import console
-    from vidseg.evaluation.figures import CLASS_FIGURES, OVER_CLASSES
+    from vidseg.evaluation.figure import with_classes
 
-    columns = evaluation.total.class_figures()
+    figures = with_classes(evaluation.table.values())
+    columns = evaluation.total.class_figures().values()
     table = Table(box=None, padding=(0, 2, 0, 0))
     table.add_column("class, %")
-    for figure in columns:
-        table.add_column(CLASS_FIGURES[figure], justify="right")
+    for of_class in figures.values():
+        table.add_column(of_class.title, justify="right")
     for i, name in enumerate(evaluation.classes):
-        table.add_row(name, *(percent(column[i]) for column in columns.values()))
-    over_all = (percent(evaluation.figures[OVER_CLASSES[figure]]) for figure in columns)
+        table.add_row(name, *(percent(column[i]) for column in columns))
+    over_all = (percent(evaluation.figures[key]) for key in figures)
     table.add_row("all", *over_all, style="bold")
     console.print()
     console.print(table)
@@ -111,7 +116,7 @@ def _show_classes(evaluation: Evaluation) -> None:
 
 
 def _conventions(evaluation: Evaluation) -> Iterable[str]:
-    from vidseg.evaluation.figures import counted
+    from vidseg.evaluation.figure import counted
 
     consistency = evaluation.protocols["consistency"]
     if evaluation.total.num_pairs:
@@ -131,16 +136,6 @@ def _in_words(value: Any) -> str:
     return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
-def _read(figure: Figure, value: float | None) -> str:
-    places = 2 if figure.unit == "%" else 1
-    return "-" if value is None else f"{figure.scale * value:.{places}f} {figure.unit}"
-
-
-def percent(value: float | None, unit: str = "") -> str:
-    """A ratio as people read it, "-" for None; 2 decimals.
-
-    Args:
-        value: a ratio.
-        unit: what follows the number.
-    """
-    return "-" if value is None else f"{100 * value:.2f}{unit}"
+def percent(ratio: float | None) -> str:
+    """A ratio in percent with 2 decimals; "-" for None."""
+    return "-" if ratio is None else f"{100 * ratio:.2f}"

@@ -22,7 +22,7 @@ def check_same(runs: Named) -> None:
     """
     problems = _beside_first(runs, _other_names)
     if not problems:
-        scored = [(label, run) for label, run in runs if run.sums["truth"].any()]
+        scored = [(label, run) for label, run in runs if run.sums.truth.any()]
         problems = _beside_first(scored, _other_accuracy)
     if problems:
         raise ValueError(
@@ -34,7 +34,7 @@ def check_same(runs: Named) -> None:
 
 def why_consistency_differs(runs: Named) -> str | None:
     """Say why TC and flicker of these runs do not compare; None where they do."""
-    steady = [(label, run) for label, run in runs if run.sums["steady_union"].any()]
+    steady = [(label, run) for label, run in runs if run.sums.steady_union.any()]
     problems = _beside_first(steady, _other_consistency)
     if not problems:
         return None
@@ -47,7 +47,7 @@ def why_consistency_differs(runs: Named) -> str | None:
 
 def why_video_consistency_differs(runs: Named) -> str | None:
     """Say why VC of these runs does not compare; None where it does."""
-    measured = [(label, run) for label, run in runs if run.sums["vc_windows"].any()]
+    measured = [(label, run) for label, run in runs if run.sums.vc_windows.any()]
     problems = _beside_first(measured, _other_windows)
     return f"VC is left out: {'; '.join(problems)}." if problems else None
 
@@ -79,7 +79,7 @@ def _other_accuracy(
     label: str, run: SavedEvaluation, other_label: str, other: SavedEvaluation
 ) -> list[str]:
     settings = _other_settings(label, run.accuracy, other_label, other.accuracy)
-    differ = (run.sums["truth"] != other.sums["truth"]).any(1)
+    differ = (run.sums.truth != other.sums.truth).any(1)
     if settings or not differ.any():
         return settings
     names = [name for name, is_other in zip(run.videos, differ, strict=True) if is_other]
@@ -101,7 +101,7 @@ def _other_consistency(
 def _other_windows(
     label: str, run: SavedEvaluation, other_label: str, other: SavedEvaluation
 ) -> list[str]:
-    if (run.sums["vc_windows"] == other.sums["vc_windows"]).all():
+    if run.sums.vc_windows.equal(other.sums.vc_windows):
         return []
     return [f"{label} and {other_label} counted other windows of frames"]
 

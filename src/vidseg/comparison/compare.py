@@ -1,6 +1,5 @@
 """Runs beside each other: figures, differences, and what the videos can tell apart."""
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,28 +7,18 @@ from typing import Any
 
 import numpy as np
 
-from vidseg.comparison.bootstrap import (
-    INTERVAL,
-    chance_percent,
-    figures_of,
-    interval,
-    pooled,
-    resample,
-)
+from vidseg.comparison.bootstrap import INTERVAL, chance_percent, interval, resample
 from vidseg.comparison.comparable import (
+    Named,
     check_same,
     why_consistency_differs,
     why_video_consistency_differs,
 )
 from vidseg.comparison.record import SavedEvaluation, read_evaluation
-from vidseg.evaluation.figures import (
-    ACCURACY,
-    CONSISTENCY,
-    SPEED,
-    VIDEO_CONSISTENCY,
-    Figure,
-    figures_by,
-)
+from vidseg.evaluation.figure import Figure, Measure, number_or_none, with_classes
+from vidseg.evaluation.figures import FIGURES, SPEED, figures_by
+
+_CLASS_FIGURE = "mean_iou"  # whose figure of each class is compared
 
 
 @dataclass(frozen=True)
@@ -83,15 +72,16 @@ class Row:
         if difference.value == 0:
             text = f"{title}: {other} and {first} have the same value"
         else:
-            size = abs(difference.value) * self.figure.scale
+            unit = self.figure.unit
+            size = abs(difference.value) * unit.scale
             more = "higher" if difference.value > 0 else "lower"
             text = (
-                f"{title}: {other} is {size:.2f} {self.figure.difference_unit} {more} than {first} "
+                f"{title}: {other} is {size:.2f} {unit.of_difference} {more} than {first} "
                 f"({self._direction(difference.value)})"
             )
         if difference.low is None or difference.high is None:
             return f"{text}; there is no interval."
-        low, high = (end * self.figure.scale for end in (difference.low, difference.high))
+        low, high = (end * self.figure.unit.scale for end in (difference.low, difference.high))
         text += f"; the interval from {low:+.2f} to {high:+.2f}"
         if difference.excludes_zero:
             return f"{text} excludes 0."
@@ -166,7 +156,7 @@ class Comparison:
     def _row_summary(self, row: Row) -> dict[str, Any]:
         runs = zip(self.labels, row.estimates, strict=True)
         return {
-            "unit": "ratio" if row.figure.unit == "%" else row.figure.unit,
+            "unit": row.figure.unit.stored,
             "runs": {label: vars(estimate) for label, estimate in runs},
             "differences": {
                 label: {
@@ -204,43 +194,39 @@ def compare(folders: Sequence[Path | str], *, resamples: int = 2000, seed: int =
     labels = _labels(runs)
     named = list(zip(labels, runs, strict=True))
     check_same(named)
-    measured = _consistency_of(runs)
-    known = figures_by(measured.get("protocol", "vidseg"))
-    steady = [known[figure.key] for figure in CONSISTENCY]
-    figures, reasons = list(ACCURACY), []
-    for group, why in (
-        (steady, why_consistency_differs(named)),
-        (VIDEO_CONSISTENCY, why_video_consistency_differs(named)),
-    ):
-        figures += group if why is None else ()
-        reasons += [] if why is None else [why]
-    draws = resample([run.sums for run in runs], resamples=resamples, seed=seed)
-
-    def rows_of(key: str, titled: Sequence[Figure]) -> list[Row]:
-        sampled = [_Sampled.of(key, run, drawn) for run, drawn in zip(runs, draws, strict=True)]
-        return _rows(titled, sampled)
-
-    found = [row for figure in figures for row in rows_of(figure.key, [figure])]
+    # Whose TC may stand in one table have measured it alike.
+    measured = next((run for run in runs if run.sums.steady_union.any()), runs[0])
+    figures, reasons = _comparable(named, figures_by(measured.tc))
+    measures = {figure.key: figure.of for figure in figures if figure.of is not None}
+    of_class = with_classes(figures)[_CLASS_FIGURE]
+    sampled = _sample(runs, measures | {of_class.key: of_class.of}, resamples, seed)
+    found = [row for f in figures if f.key in measures for row in _rows([f], sampled[f.key])]
     found.append(_speed(runs))
-    classes = rows_of("class_iou", [Figure(name, name) for name in runs[0].classes])
-    class_rows = tuple(classes if any(map(_is_known, classes)) else ())
+    of_classes = _rows([Figure(name, name) for name in runs[0].classes], sampled[of_class.key])
+    class_rows = tuple(of_classes if any(map(_is_known, of_classes)) else ())
     rows = tuple(filter(_is_known, found))
     absent = [row.figure.title for row in found if row not in rows]
     notes = [*reasons, *([f"No run has: {', '.join(absent)}."] if absent else [])]
-    if any(row.figure in steady for row in rows):
+    if any(row.figure.needs_flow for row in rows):
         notes.append(
-            f"TC and flicker are by protocol {measured.get('protocol', 'vidseg')}, along the flow "
-            f"of {measured.get('flow')}; pixels that count: {measured.get('valid')}."
+            f"TC and flicker are by protocol {measured.tc}, along the flow of "
+            f"{measured.consistency.get('flow')}; pixels that count: "
+            f"{measured.consistency.get('valid')}."
         )
     notes += _interval_notes(len(runs[0].videos), rows, class_rows)
     notes += _speed_notes(labels, runs)
     return Comparison(labels, runs, rows, class_rows, tuple(notes), resamples, seed)
 
 
-def _consistency_of(runs: Sequence[SavedEvaluation]) -> dict[str, Any]:
-    """How the runs measured TC, where they can stand in one table."""
-    measured = (run.consistency for run in runs if run.sums["steady_union"].any())
-    return next(measured, {})
+def _comparable(named: Named, known: dict[str, Figure]) -> tuple[list[Figure], list[str]]:
+    """The figures that these runs can be compared by, and why others are left out."""
+    steady, windows = why_consistency_differs(named), why_video_consistency_differs(named)
+    keys = [
+        figure.key
+        for figure in FIGURES.values()
+        if not (figure.needs_flow and steady) and not (figure.window_frames and windows)
+    ]
+    return [known[key] for key in keys], [why for why in (steady, windows) if why is not None]
 
 
 @dataclass(frozen=True)
@@ -252,13 +238,12 @@ class _Sampled:
     has_interval: np.ndarray
 
     @classmethod
-    def of(cls, key: str, run: SavedEvaluation, draws: Mapping[str, np.ndarray]) -> "_Sampled":
-        value, alone, drawn = (
-            each[key].reshape(len(each[key]), -1)
-            for each in (figures_of(pooled(run.sums)), figures_of(run.sums), draws)
-        )
+    def of(cls, measure: Measure, run: SavedEvaluation, draws: np.ndarray) -> "_Sampled":
+        whole = measure(run.sums.map(lambda values: values.sum(0))).numpy()
+        alone = measure(run.sums).numpy().reshape(len(run.videos), -1)
         # What one video alone decides is the same in every draw; that is no interval.
-        return cls(value[0], drawn, (~np.isnan(alone)).sum(0) > 1)
+        has_interval = (~np.isnan(alone)).sum(0) > 1
+        return cls(whole.reshape(-1), draws.reshape(len(draws), -1), has_interval)
 
     def minus(self, other: "_Sampled") -> "_Sampled":
         return _Sampled(
@@ -270,7 +255,20 @@ class _Sampled:
     def estimates(self) -> list[Estimate]:
         low, high = (np.where(self.has_interval, end, np.nan) for end in interval(self.draws))
         columns = zip(self.value, low, high, strict=True)
-        return [Estimate(*(_or_none(number) for number in column)) for column in columns]
+        return [Estimate(*(number_or_none(number) for number in column)) for column in columns]
+
+
+def _sample(
+    runs: Sequence[SavedEvaluation], measures: Mapping[str, Measure], resamples: int, seed: int
+) -> dict[str, list[_Sampled]]:
+    """Every measure of every run: name -> one for each run."""
+    draws = resample([run.sums for run in runs], measures, resamples=resamples, seed=seed)
+    return {
+        name: [
+            _Sampled.of(measure, run, drawn[name]) for run, drawn in zip(runs, draws, strict=True)
+        ]
+        for name, measure in measures.items()
+    }
 
 
 def _is_known(row: Row) -> bool:
@@ -340,7 +338,3 @@ def _speed_notes(labels: Sequence[str], runs: Sequence[SavedEvaluation]) -> list
         f"Network time is as each run took it ({', '.join(timed)}). Times of different machines, "
         "or of one that did other work, do not compare."
     ]
-
-
-def _or_none(number: float) -> float | None:
-    return None if math.isnan(number) else float(number)

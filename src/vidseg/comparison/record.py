@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
@@ -10,15 +10,12 @@ from pydantic import BaseModel, ConfigDict, Field
 from vidseg.array_files import read_arrays
 from vidseg.atomic import settle
 from vidseg.card import MAX_CLASSES
-from vidseg.comparison.bootstrap import (
-    Sums,
-    figures_of,
-    pooled,
-    sums_of_confusion,
-    sums_of_consistency,
-)
 from vidseg.documents import checked, read_json
-from vidseg.evaluation.figures import WINDOWS_FRAMES
+from vidseg.evaluation.counts import array_shapes
+from vidseg.evaluation.sums import Sums, sums_of
+from vidseg.metrics.consistency import Protocol
+from vidseg.metrics.ratios import VoidTruth
+from vidseg.metrics.video_consistency import WINDOWS_FRAMES
 
 _AGAIN = "evaluate again with `vidseg evaluate ... --out`"
 
@@ -60,8 +57,9 @@ class SavedEvaluation:
         figures: as printed then, None where there was none.
         accuracy: what decides the accuracy figures.
         consistency: what decides the consistency figures: protocol, flow, what is valid.
+        tc: protocol of TC.
         device: where it ran, None for saved label maps.
-        sums: (V, k) float64 each, as `vidseg.comparison.bootstrap` names them.
+        sums: of each video, (V, ...).
         num_pairs: (V,) neighbouring frames that were compared for TC and flicker.
     """
 
@@ -72,6 +70,7 @@ class SavedEvaluation:
     figures: dict[str, float | None]
     accuracy: dict[str, Any]
     consistency: dict[str, Any]
+    tc: Protocol
     device: str | None
     sums: Sums
     num_pairs: np.ndarray
@@ -91,30 +90,41 @@ def read_evaluation(folder: Path | str) -> SavedEvaluation:
     settle(folder)
     record = _read_record(folder)
     conventions, protocols = record.conventions, record.protocols
-    accuracy = protocols.get("accuracy", {})
-    void = accuracy.get("void", conventions.get("void"))
+    accuracy, consistency = protocols.get("accuracy", {}), protocols.get("consistency", {})
     classes = tuple(record.classes)
     counts = _read_counts(folder / "counts.npz", len(classes))
-    names = [str(name) for name in counts.pop("names")]
+    names = counts.pop("names").tolist()
     if sorted(names) != sorted(record.videos):
         raise ValueError(f"counts.npz and metrics.json of {folder} name other videos; {_AGAIN}")
     order = np.argsort(names)
-    tc = protocols.get("consistency", {}).get("protocol", "vidseg")
-    sums = _sums(counts, void_is_error=void == "counted as false positives", tc=tc)
-    run = SavedEvaluation(
+    counts = {name: values[order] for name, values in counts.items()}
+    void_truth = _stated(folder, accuracy, "void", VoidTruth)
+    return SavedEvaluation(
         folder=folder,
         name=record.name,
         classes=classes,
         videos=tuple(names[index] for index in order),
         figures=record.figures,
         accuracy=accuracy,
-        consistency=protocols.get("consistency", {}),
+        consistency=consistency,
+        tc=_stated(folder, consistency, "protocol", Protocol),
         device=conventions.get("device"),
-        sums={name: values[order] for name, values in sums.items()},
-        num_pairs=counts["num_pairs"][order],
+        sums=sums_of(counts, void_truth),
+        num_pairs=counts["num_pairs"],
     )
-    _check_figures(run)
-    return run
+
+
+def _stated(folder: Path, protocol: dict[str, Any], name: str, words: Any) -> Any:
+    """One of the words that a protocol may have; the first where it says nothing."""
+    known = get_args(words)
+    word = protocol.get(name, known[0])
+    if word not in known:
+        raise ValueError(
+            f"{name} in the protocols of {folder / 'metrics.json'} must be one of "
+            f"{', '.join(known)}, got {word!r}: an older vidseg, or another program, wrote it; "
+            f"{_AGAIN}"
+        )
+    return word
 
 
 def _read_record(folder: Path) -> Record:
@@ -140,18 +150,7 @@ def _read_counts(path: Path, num_classes: int) -> dict[str, np.ndarray]:
         counts = read_arrays(path)
     except ValueError as error:
         raise ValueError(f"{error}; {_AGAIN}") from None
-    size, square = num_classes + 1, (num_classes, num_classes)
-    shapes = {
-        "names": (),
-        "confusion": (size, size),
-        "boundary": (size, size),
-        "consistency": square,
-        "truth_consistency": square,
-        "vc_total": (2,),
-        "vc_windows": (2,),
-        "vc_correct_total": (2,),
-        "num_pairs": (),
-    }
+    shapes = {"names": (), **array_shapes(num_classes)}
     missing = [name for name in (*shapes, "vc_n") if name not in counts]
     if missing:
         raise ValueError(f"{path} lacks {', '.join(missing)}; {_AGAIN}")
@@ -170,34 +169,7 @@ def _read_counts(path: Path, num_classes: int) -> dict[str, np.ndarray]:
             raise ValueError(f"{name} in {path} must be finite and 0 or more; {_AGAIN}")
     if not num_videos or len(set(counts["names"].tolist())) < num_videos:
         raise ValueError(f"{path} must have one row for each of one or more videos; {_AGAIN}")
-    return counts
-
-
-def _sums(counts: dict[str, np.ndarray], *, void_is_error: bool, tc: str) -> Sums:
-    sums = {
-        **sums_of_confusion(counts["confusion"], void_is_error=void_is_error),
-        **sums_of_confusion(counts["boundary"], void_is_error=void_is_error, prefix="boundary_"),
-        **sums_of_consistency(counts["consistency"], prefix="steady_", protocol=tc),
-        **sums_of_consistency(counts["truth_consistency"], prefix="truth_steady_"),
+    kinds = {"U": np.str_, "f": np.float64}
+    return {
+        name: counts[name].astype(kinds.get(counts[name].dtype.kind, np.int64)) for name in shapes
     }
-    for name in ("vc_total", "vc_windows", "vc_correct_total"):
-        sums[name] = counts[name].astype(np.float64)
-    # Not in the file: the mean over videos takes each video's own mean, where it has one.
-    iou = np.divide(
-        sums["hits"], sums["union"], out=np.zeros_like(sums["hits"]), where=sums["union"] > 0
-    )
-    present = (sums["union"] > 0).sum(1, keepdims=True)
-    sums["video_iou"] = iou.sum(1, keepdims=True) / np.maximum(present, 1)
-    sums["videos_with_iou"] = (present > 0).astype(np.float64)
-    return sums
-
-
-def _check_figures(run: SavedEvaluation) -> None:
-    """The printed figures must follow from the counts; otherwise the two files are of two runs."""
-    for key, (value,) in figures_of(pooled(run.sums)).items():
-        printed = run.figures.get(key)
-        if key != "class_iou" and printed is not None and not abs(printed - value) < 1e-6:
-            raise ValueError(
-                f"counts.npz of {run.folder} gives {key} {value:.6f}, its metrics.json says "
-                f"{printed:.6f}: they are not of one run; {_AGAIN}"
-            )

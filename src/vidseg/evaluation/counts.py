@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
+import numpy as np
+
 from vidseg.data.clip import IGNORE
-from vidseg.evaluation.figures import CLASS_FIGURES, WINDOWS_FRAMES
+from vidseg.evaluation.figure import class_figures_of, figures_of
+from vidseg.evaluation.figures import figures_by
+from vidseg.evaluation.sums import Sums, sums_of
 from vidseg.metrics.confusion import ConfusionMatrix
 from vidseg.metrics.consistency import OFFICIAL_PROTOCOLS, Protocol, TemporalConsistency
 from vidseg.metrics.official_consistency import OfficialTemporalConsistency
-from vidseg.metrics.video_consistency import VideoConsistency
+from vidseg.metrics.ratios import VoidTruth
+from vidseg.metrics.video_consistency import WINDOWS_FRAMES, VideoConsistency
 
 
 @dataclass
@@ -26,6 +30,7 @@ class VideoCounts:
             costs; empty by an official protocol, which knows no void.
         vc: window length -> video consistency.
         vc_correct: the same, of labels that are also right.
+        tc: protocol of `consistency`.
         num_frames: frames that were measured: those with a truth, or all.
         num_scored: those of them that have a truth.
         num_pairs: neighbouring frames that were compared.
@@ -37,6 +42,7 @@ class VideoCounts:
     truth_consistency: TemporalConsistency
     vc: dict[int, VideoConsistency]
     vc_correct: dict[int, VideoConsistency]
+    tc: Protocol = "vidseg"
     num_frames: int = 0
     num_scored: int = 0
     num_pairs: int = 0
@@ -47,7 +53,7 @@ class VideoCounts:
         num_classes: int,
         ignore: int = IGNORE,
         *,
-        void_is_error: bool = False,
+        void_truth: VoidTruth = "ignored",
         has_void_labels: bool = False,
         tc: Protocol = "vidseg",
     ) -> VideoCounts:
@@ -56,16 +62,14 @@ class VideoCounts:
         Args:
             num_classes: classes are 0 .. num_classes - 1.
             ignore: the value of void.
-            void_is_error: labels on void pixels are false positives.
+            void_truth: what labels on void pixels are.
             has_void_labels: label maps may hold void, which is a miss of the true class, and never
                 stays.
             tc: protocol of `consistency`.
         """
-
         void_labels = "miss" if has_void_labels else "error"
 
         def matrix() -> ConfusionMatrix:
-            void_truth = "false_positive" if void_is_error else "ignored"
             return ConfusionMatrix(
                 num_classes, ignore, void_truth=void_truth, void_labels=void_labels
             )
@@ -81,6 +85,7 @@ class VideoCounts:
             TemporalConsistency(num_classes, ignore),
             windows(correct=False),
             windows(correct=True),
+            tc,
         )
 
     def merge(self, other: VideoCounts) -> VideoCounts:
@@ -102,42 +107,62 @@ class VideoCounts:
         self.num_pairs += other.num_pairs
         return self
 
-    def figures(self) -> dict[str, float | None]:
-        """The figures of these counts by name, ratios in [0, 1]; None where there is none."""
-        figures = {
-            "mean_iou": self.confusion.mean_iou(),
-            "boundary_mean_iou": self.boundary.mean_iou(),
-            "weighted_iou": self.confusion.weighted_iou(),
-            "pixel_accuracy": self.confusion.pixel_accuracy(),
-            "mean_class_accuracy": self.confusion.mean_class_accuracy(),
-            "temporal_consistency": self.consistency.mean_iou(),
-            "flicker": self._flicker().flicker(),
-            **{f"vc{n}": vc.mean_consistency() for n, vc in self.vc.items()},
-            **{f"vc{n}_correct": vc.mean_consistency() for n, vc in self.vc_correct.items()},
-            "truth_temporal_consistency": self.truth_consistency.mean_iou(),
-            "truth_flicker": self.truth_consistency.flicker(),
+    def emptied(self) -> VideoCounts:
+        """Counts of nothing, with the settings of these."""
+        return self.empty(
+            self.confusion.num_classes,
+            self.confusion.ignore,
+            void_truth=self.confusion.void_truth,
+            has_void_labels=self.confusion.void_labels == "miss",
+            tc=self.tc,
+        )
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """The counts by their names in counts.npz, which has them of every video."""
+        vc, vc_correct = self.vc.values(), self.vc_correct.values()
+        return {
+            "confusion": self.confusion.counts.numpy(),
+            "boundary": self.boundary.counts.numpy(),
+            "consistency": self.consistency.counts.numpy(),
+            "truth_consistency": self.truth_consistency.counts.numpy(),
+            "vc_total": np.array([float(one.total) for one in vc]),
+            "vc_windows": np.array([one.num_windows for one in vc], np.int64),
+            "vc_correct_total": np.array([float(one.total) for one in vc_correct]),
+            "num_frames": np.array(self.num_frames, np.int64),
+            "num_scored": np.array(self.num_scored, np.int64),
+            "num_pairs": np.array(self.num_pairs, np.int64),
         }
-        return {name: _or_none(value) for name, value in figures.items()}
+
+    def sums(self) -> Sums:
+        """What every figure is computed from, without leading axes."""
+        return sums_of(self.arrays(), self.confusion.void_truth)
+
+    def figures(self) -> dict[str, float | None]:
+        """The figures of these counts by key, ratios in [0, 1]; None where there is none."""
+        figures = [figure for figure in figures_by(self.tc).values() if not figure.is_of_set]
+        return figures_of(self.sums(), sorted(figures, key=lambda figure: figure.truth_of != ""))
 
     def class_figures(self) -> dict[str, list[float | None]]:
-        """Figures of each class by the names of `CLASS_FIGURES`; None where it does not occur."""
-        columns = (
-            self.confusion.iou(),
-            self.boundary.iou(),
-            self.confusion.class_accuracy(),
-            self.consistency.iou(),
-            self._flicker().class_flicker(),
-        )
-        return {
-            name: [_or_none(value) for value in column.tolist()]
-            for name, column in zip(CLASS_FIGURES, columns, strict=True)
-        }
+        """The figures of each class by key; None where it does not occur."""
+        return class_figures_of(self.sums(), figures_by(self.tc).values())
 
-    def _flicker(self) -> TemporalConsistency:
-        """What flicker is computed from: nothing by an official protocol."""
-        if isinstance(self.consistency, TemporalConsistency):
-            return self.consistency
-        return TemporalConsistency(self.consistency.num_classes)
+
+def array_shapes(num_classes: int) -> dict[str, tuple[int, ...]]:
+    """The shapes of `VideoCounts.arrays`."""
+    with_void, square = (num_classes + 1, num_classes + 1), (num_classes, num_classes)
+    windows = (len(WINDOWS_FRAMES),)
+    return {
+        "confusion": with_void,
+        "boundary": with_void,
+        "consistency": square,
+        "truth_consistency": square,
+        "vc_total": windows,
+        "vc_windows": windows,
+        "vc_correct_total": windows,
+        "num_frames": (),
+        "num_scored": (),
+        "num_pairs": (),
+    }
 
 
 def empty_consistency(
@@ -147,7 +172,3 @@ def empty_consistency(
     if tc in OFFICIAL_PROTOCOLS:
         return OFFICIAL_PROTOCOLS[tc](num_classes)
     return TemporalConsistency(num_classes, ignore)
-
-
-def _or_none(value: float) -> float | None:
-    return None if math.isnan(value) else value

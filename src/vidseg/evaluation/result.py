@@ -6,28 +6,38 @@ import csv
 import functools
 import io
 import json
-import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from enum import IntEnum
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from vidseg.atomic import replacing, together, write_text
 from vidseg.data.clip import Video
 from vidseg.evaluation.counts import VideoCounts
-from vidseg.evaluation.figures import CLASS_FIGURES, FIGURES, OVER_CLASSES, WINDOWS_FRAMES
+from vidseg.evaluation.figure import Figure, figures_of, score_figures_of, with_classes
+from vidseg.evaluation.figures import SPEED, figures_by
+from vidseg.evaluation.sums import Sums
 from vidseg.metrics.consistency import Protocol
+from vidseg.metrics.video_consistency import WINDOWS_FRAMES
 from vidseg.metrics.vspw import VspwScore
 from vidseg.printable import csv_cell
 
 SAVED_MAPS = "saved label maps"
 """What the convention `run_as` says where no model ran."""
-SAME, CHANGED, NOT_COMPARED = 0, 1, 2
-"""Values of `FrameFigures.changed`."""
+
+
+class Agreement(IntEnum):
+    """How the class of a pixel compares with that of the frame before, or of the truth."""
+
+    SAME = 0
+    OTHER = 1
+    NOT_COMPARED = 2
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,8 +75,8 @@ class FrameFigures:
         pixel_accuracy: share of its labelled pixels that are right.
         flicker: share of the pixels that changed class along the motion since the frame before.
         ms: the network's time for it.
-        changed: (h, w) uint8, where: 0 the same class as before, 1 another, 2 not compared. For
-            observers; neither kept in `Evaluation.series` nor saved.
+        changed: (h, w) uint8 of `Agreement`, the classes beside those before. For observers;
+            neither kept in `Evaluation.series` nor saved.
     """
 
     video: str
@@ -119,33 +129,37 @@ class Evaluation:
     @cached_property
     def total(self) -> VideoCounts:
         """The counts of all videos together; do not add to them."""
-        first = next(iter(self.videos.values())).confusion
-        empty = VideoCounts.empty(
-            first.num_classes,
-            first.ignore,
-            void_is_error=first.void_truth == "false_positive",
-            has_void_labels=first.void_labels == "miss",
-            tc=self.tc,
-        )
-        return functools.reduce(VideoCounts.merge, self.videos.values(), empty)
+        first = next(iter(self.videos.values()))
+        return functools.reduce(VideoCounts.merge, self.videos.values(), first.emptied())
 
     @property
     def tc(self) -> Protocol:
         """The protocol of TC."""
-        return self.protocols.get("consistency", {}).get("protocol", "vidseg")
+        return self.total.tc
+
+    @cached_property
+    def table(self) -> dict[str, Figure]:
+        """What each of `figures` is, by its key."""
+        known = figures_by(self.tc).values()
+        return {f.key: f for f in known if f.of_score is None or self.vspw is not None}
+
+    @cached_property
+    def sums(self) -> Sums:
+        """What the figures of the set are computed from."""
+        # Shares of VC are summed exactly in the total; only a mean over videos wants each of them.
+        videos = [counts.sums() for counts in self.videos.values()]
+        names = ("video_iou", "videos_with_iou")
+        sums = {name: sum(float(getattr(one, name)) for one in videos) for name in names}
+        tensors = {name: torch.tensor(value, dtype=torch.float64) for name, value in sums.items()}
+        return replace(self.total.sums(), **tensors)
 
     @cached_property
     def figures(self) -> dict[str, float | None]:
-        """Every figure of the set by its name; None for one that cannot be had (see `absent`)."""
-        found = self.total.figures()
-        means = [counts.confusion.mean_iou() for counts in self.videos.values()]
-        known = [mean for mean in means if not math.isnan(mean)]
-        found["mean_video_iou"] = sum(known) / len(known) if known else None
-        found["ms_per_frame"] = self.ms_per_frame
-        official = {} if self.vspw is None else self.vspw.figures()
-        return {name: found[name] for name in FIGURES} | {
-            f"vspw_{name}": None if math.isnan(value) else value for name, value in official.items()
-        }
+        """Every figure of the set by its key; None for one that cannot be had (see `absent`)."""
+        found = figures_of(self.sums, self.table.values()) | {SPEED.key: self.ms_per_frame}
+        if self.vspw is not None:
+            found |= score_figures_of(self.vspw, self.table.values())
+        return found
 
     @property
     def class_iou(self) -> Tensor:
@@ -180,7 +194,8 @@ class Evaluation:
     @cached_property
     def absent(self) -> dict[str, str]:
         """Why a figure is None, by its name, in words."""
-        return {name: _why(name, self) for name, value in self.figures.items() if value is None}
+        missing = [self.table[key] for key, value in self.figures.items() if value is None]
+        return {figure.key: _why_absent(figure, self) for figure in missing}
 
     def summary(self, name: str, command: str | None = None) -> dict[str, Any]:
         """All that is known as plain JSON values, but for the counts; None stands for no figure.
@@ -238,36 +253,23 @@ class Evaluation:
 
     def counts(self) -> dict[str, np.ndarray]:
         """The counts of V videos as arrays, by the names of `counts.npz`."""
-        videos = list(self.videos.values())
-
-        def stacked(read: Callable[[VideoCounts], Any], dtype: type) -> np.ndarray:
-            return np.stack([np.asarray(read(counts), dtype) for counts in videos])
-
+        videos = [counts.arrays() for counts in self.videos.values()]
+        stacks = {name: np.stack([video[name] for video in videos]) for name in videos[0]}
         return {
             "names": np.array(list(self.videos), dtype=str),
-            "confusion": stacked(lambda v: v.confusion.counts, np.int64),
-            "boundary": stacked(lambda v: v.boundary.counts, np.int64),
-            "consistency": stacked(lambda v: v.consistency.counts, np.int64),
-            "truth_consistency": stacked(lambda v: v.truth_consistency.counts, np.int64),
             "vc_n": np.array(WINDOWS_FRAMES, np.int64),
-            "vc_total": stacked(lambda v: [float(v.vc[n].total) for n in v.vc], np.float64),
-            "vc_windows": stacked(lambda v: [v.vc[n].num_windows for n in v.vc], np.int64),
-            "vc_correct_total": stacked(
-                lambda v: [float(v.vc_correct[n].total) for n in v.vc], np.float64
-            ),
-            "num_frames": stacked(lambda v: v.num_frames, np.int64),
-            "num_scored": stacked(lambda v: v.num_scored, np.int64),
-            "num_pairs": stacked(lambda v: v.num_pairs, np.int64),
+            **stacks,
         }
 
     def _csv(self) -> str:
         rows = io.StringIO(newline="")
         writer = csv.writer(rows)
-        writer.writerow(["class", *CLASS_FIGURES])
         columns = self.total.class_figures()
+        writer.writerow(["class", *columns])
         for i, name in enumerate(self.classes):
             writer.writerow([csv_cell(name), *_dashed(column[i] for column in columns.values())])
-        writer.writerow(["all", *_dashed(self.figures[name] for name in OVER_CLASSES.values())])
+        over_all = with_classes(self.table.values())
+        writer.writerow(["all", *_dashed(self.figures[key] for key in over_all)])
         return rows.getvalue()
 
 
@@ -280,33 +282,19 @@ def json_text(summary: dict[str, Any]) -> str:
     return f'{text.removesuffix("}").rstrip()},\n  "series": [\n    {series}\n  ]\n}}\n'
 
 
-def _why(name: str, evaluation: Evaluation) -> str:
+def _why_absent(figure: Figure, evaluation: Evaluation) -> str:
     """Why a figure cannot be had."""
-    total, tc = evaluation.total, evaluation.tc
-    if name == "ms_per_frame":
-        return "no network ran"
-    needs_truth = name not in ("temporal_consistency", "flicker")
-    if needs_truth and not total.num_scored:
+    total = evaluation.total
+    if figure.needs_truth and not total.num_scored:
         return "there are no true labels"
-    needs_flow = "temporal_consistency" in name or "flicker" in name
-    if needs_flow and evaluation.protocols.get("consistency", {}).get("flow") is None:
+    if figure.needs_flow and evaluation.protocols.get("consistency", {}).get("flow") is None:
         return "no flow was asked for"
-    if needs_flow and tc != "vidseg" and name != "temporal_consistency":
-        return f"protocol {tc} is of TC alone; the protocol vidseg (--tc vidseg) measures it"
-    if needs_flow and not total.num_pairs:
+    if figure.needs_flow and not total.num_pairs:
         return "no two neighbouring frames were scored" + _hint(evaluation.conventions)
-    if needs_flow:
-        return "nothing could be followed from one frame to the next"
-    if name.startswith("vspw"):
-        return "VSPW's tool reads whole videos of more than 16 frames, with a truth on each frame"
-    if name.startswith("vc"):
-        n = int(name.removeprefix("vc").removesuffix("_correct"))
-        if all(counts.num_scored < n for counts in evaluation.videos.values()):
-            return f"no video has {n} labelled frames in a row"
-        return f"no pixel keeps its true class through {n} labelled frames in a row"
-    if name == "boundary_mean_iou":
-        return "no two true classes are within 5 px of each other"
-    return "no pixel has a true class"
+    longest = max(counts.num_scored for counts in evaluation.videos.values())
+    if longest < figure.window_frames:
+        return f"no video has {figure.window_frames} labelled frames in a row"
+    return figure.absent
 
 
 def _hint(conventions: dict[str, Any]) -> str:

@@ -14,14 +14,13 @@ from vidseg.data.clip import VideoDataset
 from vidseg.evaluation.counts import VideoCounts
 from vidseg.evaluation.motion import Motion
 from vidseg.evaluation.result import (
-    CHANGED,
-    NOT_COMPARED,
-    SAME,
+    Agreement,
     Evaluation,
     FrameFigures,
     Observed,
     Observer,
 )
+from vidseg.evaluation.truth import void_truth_of
 from vidseg.flow.warp import in_frame, warp
 from vidseg.metrics.boundary import boundary_band
 from vidseg.metrics.consistency import Protocol, TemporalConsistency
@@ -135,6 +134,8 @@ class Scorer:
         order = [video.name for video in self.dataset.videos if video.name in self.videos]
         of_pairs = ("frames_per_second", "score_size")
         decides = ("data", "protocol", "num_classes", "score_size", "void", "mean")
+        # For programs, so not in the words that conventions have for people.
+        stated = {**conventions, "void": void_truth_of(self.dataset)}
         flow: dict[str, Any] = {"flow": None}
         if self.motion is not None:
             pairs = "frames" if self.every_frame else "labelled frames"
@@ -147,7 +148,7 @@ class Scorer:
             conventions=conventions,
             protocols={
                 "accuracy": {
-                    **{key: conventions[key] for key in decides if key in conventions},
+                    **{key: stated[key] for key in decides if key in stated},
                     "boundary": f"within {BOUNDARY_PX} px of another true class",
                 },
                 "consistency": {
@@ -165,7 +166,7 @@ class Scorer:
         return VideoCounts.empty(
             self.dataset.num_classes,
             self.dataset.ignore,
-            void_is_error=self.dataset.void_is_error,
+            void_truth=void_truth_of(self.dataset),
             has_void_labels=self.has_void_labels,
             tc=self.tc,
         )
@@ -235,8 +236,8 @@ class Scorer:
         carried = warp(torch.from_numpy(before.labels), flow, mode="nearest").numpy()
         ignore = self.dataset.ignore
         use = (valid & in_frame(flow)).numpy() & (carried != ignore) & (now.labels != ignore)
-        changed = np.where(carried == now.labels, SAME, CHANGED)
-        return np.where(use, changed, NOT_COMPARED).astype(np.uint8)
+        changed = np.where(carried == now.labels, Agreement.SAME, Agreement.OTHER)
+        return np.where(use, changed, Agreement.NOT_COMPARED).astype(np.uint8)
 
 
 def _check_sizes(before: Observed | None, now: Observed) -> None:

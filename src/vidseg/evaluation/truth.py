@@ -11,7 +11,15 @@ import torch
 from vidseg.data.clip import Video, VideoDataset
 from vidseg.flow.estimator import FlowEstimator
 from vidseg.layers.resize import resize_labels
+from vidseg.metrics.ratios import VoidTruth
 from vidseg.values import Size
+
+_VOID_WORDS = {"ignored": "ignored", "false_positive": "counted as false positives"}
+
+
+def void_truth_of(dataset: VideoDataset) -> VoidTruth:
+    """What labels on pixels of void truth are, as `ConfusionMatrix` has it."""
+    return "false_positive" if dataset.void_is_error else "ignored"
 
 
 def labelled_frames(
@@ -102,6 +110,6 @@ def dataset_conventions(dataset: VideoDataset, score_size: Size | None = None) -
         **({"frames_per_second": rates} if rates else {}),
         "num_classes": dataset.num_classes,
         **({} if score_size is None else {"score_size": f"{score_size[0]}x{score_size[1]}"}),
-        "void": "counted as false positives" if dataset.void_is_error else "ignored",
+        "void": _VOID_WORDS[void_truth_of(dataset)],
         "mean": "over the classes that occur, counts summed over the set",
     }

@@ -48,11 +48,6 @@ def as_tensor(values: Tensor | np.ndarray) -> Tensor:
     return torch.from_numpy(np.require(values, requirements=["C", "W"]))
 
 
-def divide(numerator: Tensor, denominator: Tensor) -> Tensor:
-    """Divide integer counts in float64; 0 / 0 is NaN."""
-    return numerator.double() / denominator.double()
-
-
 def as_flows(values: Tensor | np.ndarray, name: str, labels: Tensor) -> Tensor:
     """Return the flows between the frames of a clip as a tensor, where its labels are.
 

@@ -1,13 +1,20 @@
 """Intersection over union and accuracy from one integer matrix."""
 
-import math
 from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from vidseg.metrics.arrays import IntegerArray, as_integers, as_tensor, checked_counts, divide
+from vidseg.metrics.arrays import IntegerArray, as_integers, as_tensor, checked_counts
+from vidseg.metrics.ratios import (
+    VoidTruth,
+    divide,
+    mean_over_classes,
+    overlap,
+    share,
+    weighted_iou,
+)
 
 
 class ConfusionMatrix:
@@ -51,7 +58,7 @@ class ConfusionMatrix:
         num_classes: int,
         ignore: int = 255,
         *,
-        void_truth: Literal["ignored", "false_positive"] = "ignored",
+        void_truth: VoidTruth = "ignored",
         void_labels: Literal["error", "miss"] = "error",
     ) -> None:
         if num_classes < 1:
@@ -69,7 +76,7 @@ class ConfusionMatrix:
             raise ValueError(f'void_labels must be "error" or "miss", got {void_labels!r}')
         self.num_classes = num_classes
         self.ignore = ignore
-        self.void_truth = void_truth
+        self.void_truth: VoidTruth = void_truth
         self.void_labels: Literal["error", "miss"] = void_labels
         self.counts = torch.zeros(num_classes + 1, num_classes + 1, dtype=torch.int64)
 
@@ -79,7 +86,7 @@ class ConfusionMatrix:
         counts: IntegerArray,
         ignore: int = 255,
         *,
-        void_truth: Literal["ignored", "false_positive"] = "ignored",
+        void_truth: VoidTruth = "ignored",
         void_labels: Literal["error", "miss"] = "error",
     ) -> "ConfusionMatrix":
         """Make a matrix from the `counts` of another one, such as saved ones.
@@ -161,12 +168,12 @@ class ConfusionMatrix:
 
     def iou(self) -> Tensor:
         """Intersection over union per class: (C,) float64, NaN where a class never occurs."""
-        hits, truth, labels = self._totals()
-        return divide(hits, truth + labels - hits)
+        hits, _, union = self._overlap()
+        return divide(hits, union)
 
     def mean_iou(self) -> float:
         """Mean of `iou()` over the classes that occur, in [0, 1]; NaN if none does."""
-        return float(self.iou().nanmean())
+        return float(mean_over_classes(self.iou()))
 
     def weighted_iou(self) -> float:
         """Mean of `iou()` weighted by each class's share of the true pixels, in [0, 1].
@@ -174,25 +181,21 @@ class ConfusionMatrix:
         Also called frequency weighted IoU. It answers for the pixels where `mean_iou()` answers
         for the classes: a class that is rare hardly moves it. NaN without any true pixel.
         """
-        _, truth, _ = self._totals()
-        total = int(truth.sum())
-        weighted = torch.where(truth > 0, truth * self.iou(), 0.0)
-        return float(weighted.sum()) / total if total else math.nan
+        return float(weighted_iou(*self._overlap()))
 
     def class_accuracy(self) -> Tensor:
         """Share of each class's pixels that are found (recall): (C,) float64, NaN if absent."""
-        hits, truth, _ = self._totals()
+        hits, truth, _ = self._overlap()
         return divide(hits, truth)
 
     def mean_class_accuracy(self) -> float:
         """Mean of `class_accuracy()` over the classes that are in the truth, in [0, 1]."""
-        return float(self.class_accuracy().nanmean())
+        return float(mean_over_classes(self.class_accuracy()))
 
     def pixel_accuracy(self) -> float:
         """Share of the pixels with a true class that are right, in [0, 1]; NaN without any."""
-        hits, truth, _ = self._totals()
-        total = int(truth.sum())
-        return int(hits.sum()) / total if total else math.nan
+        hits, truth, _ = self._overlap()
+        return float(share(hits, truth))
 
     def _count_bytes(self, labels: Tensor, truth: Tensor, valid: Tensor | None) -> Tensor:
         # The table has room for every byte, so that no pixel need be looked at before: what is
@@ -240,11 +243,8 @@ class ConfusionMatrix:
             hint = '; ConfusionMatrix(..., void_labels="miss") counts void labels as misses'
         return f"{name} must be {wanted}, got {shown}{hint}"
 
-    def _totals(self) -> tuple[Tensor, Tensor, Tensor]:
-        size = self.num_classes
-        rows = size + 1 if self.void_truth == "false_positive" else size
-        hits = self.counts.diagonal()[:size]
-        return hits, self.counts[:size].sum(1), self.counts[:rows, :size].sum(0)
+    def _overlap(self) -> tuple[Tensor, Tensor, Tensor]:
+        return overlap(self.counts, self.void_truth)
 
     def _settings(self) -> tuple[int, int, str, str]:
         return self.num_classes, self.ignore, self.void_truth, self.void_labels

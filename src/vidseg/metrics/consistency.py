@@ -1,6 +1,5 @@
 """Steadiness over time: do the labels follow the motion of what they are on?"""
 
-import math
 from typing import Literal
 
 import numpy as np
@@ -14,13 +13,13 @@ from vidseg.metrics.arrays import (
     as_integers,
     as_tensor,
     checked_counts,
-    divide,
 )
 from vidseg.metrics.confusion import ConfusionMatrix
 from vidseg.metrics.official_consistency import (
     EtcTemporalConsistency,
     VspwTemporalConsistency,
 )
+from vidseg.metrics.ratios import agreement, divide, mean_over_classes, share
 
 Protocol = Literal["vidseg", "etc-official", "vspw-official"]
 """The rules that TC is counted by."""
@@ -145,22 +144,22 @@ class TemporalConsistency:
 
     def iou(self) -> Tensor:
         """Agreement per class: (C,) float64, NaN where a class never occurs."""
-        hits = self.counts.diagonal()
-        return divide(hits, self.counts.sum(0) + self.counts.sum(1) - hits)
+        hits, _, union = agreement(self.counts)
+        return divide(hits, union)
 
     def mean_iou(self) -> float:
         """TC: mean of `iou()` over the classes that occur, in [0, 1]; NaN without pixels."""
-        return float(self.iou().nanmean())
+        return float(mean_over_classes(self.iou()))
 
     def class_flicker(self) -> Tensor:
         """Share of each class's pixels that change class: (C,) float64, NaN where it never was."""
-        before = self.counts.sum(1)
-        return divide(before - self.counts.diagonal(), before)
+        hits, before, _ = agreement(self.counts)
+        return divide(before - hits, before)
 
     def flicker(self) -> float:
         """Share of all pixels that change class, in [0, 1]; NaN without pixels."""
-        total = int(self.counts.sum())
-        return (total - int(self.counts.diagonal().sum())) / total if total else math.nan
+        hits, before, _ = agreement(self.counts)
+        return float(share(before - hits, before))
 
     def __repr__(self) -> str:
         return (

@@ -1,6 +1,5 @@
 """Temporal consistency exactly as published evaluations compute it, artefacts included."""
 
-import math
 from abc import ABC, abstractmethod
 from typing import Self
 
@@ -8,8 +7,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vidseg.metrics.arrays import IntegerArray, as_flows, as_integers, divide
+from vidseg.metrics.arrays import IntegerArray, as_flows, as_integers
 from vidseg.metrics.confusion import ConfusionMatrix
+from vidseg.metrics.ratios import agreement, divide, mean_over_classes
 
 
 class OfficialTemporalConsistency(ABC):
@@ -72,22 +72,30 @@ class OfficialTemporalConsistency(ABC):
         self._matrix.merge(other._matrix)
         return self
 
-    @abstractmethod
     def iou(self) -> Tensor:
-        """Agreement per class: (C,) float64."""
+        """Agreement per class, by `iou_of`: (C,) float64."""
+        hits, _, union = agreement(self.counts)
+        return self.iou_of(hits, union)
 
-    @abstractmethod
     def mean_iou(self) -> float:
-        """TC, in [0, 1]; NaN, shown as "-", without pixels."""
+        """TC, by `mean_iou_of`, in [0, 1]; NaN, shown as "-", without pixels."""
+        hits, _, union = agreement(self.counts)
+        return float(self.mean_iou_of(hits, union))
+
+    @staticmethod
+    @abstractmethod
+    def iou_of(hits: Tensor, union: Tensor) -> Tensor:
+        """Agreement per class of a stack of counts: (..., C) to (..., C) float64."""
+
+    @staticmethod
+    @abstractmethod
+    def mean_iou_of(hits: Tensor, union: Tensor) -> Tensor:
+        """TC of a stack of counts: (..., C) to (...) float64; NaN without pixels."""
 
     @staticmethod
     @abstractmethod
     def _resample(labels: Tensor, flow: Tensor) -> Tensor:
         """Warp (H, W) labels along a (2, H, W) float32 flow."""
-
-    def _agreement(self) -> tuple[Tensor, Tensor]:
-        hits = self.counts.diagonal()
-        return hits, self.counts.sum(0) + self.counts.sum(1) - hits
 
     def __repr__(self) -> str:
         return (
@@ -136,14 +144,16 @@ class EtcTemporalConsistency(OfficialTemporalConsistency):
             )
         super().__init__(num_classes)
 
-    def iou(self) -> Tensor:
-        """Agreement per class: (C,) float64, 0 where a class never occurs."""
-        hits, union = self._agreement()
+    @staticmethod
+    def iou_of(hits: Tensor, union: Tensor) -> Tensor:
+        """Agreement per class: (..., C) float64, 0 where a class never occurs."""
         return hits.double() / (union.double() + 1e-10)
 
-    def mean_iou(self) -> float:
-        """TC: mean of `iou()` over all classes, in [0, 1]; NaN, shown as "-", without pixels."""
-        return float(self.iou().mean()) if int(self.counts.sum()) else math.nan
+    @staticmethod
+    def mean_iou_of(hits: Tensor, union: Tensor) -> Tensor:
+        """TC: mean over all classes, (...) in [0, 1]; NaN, shown as "-", without pixels."""
+        mean = EtcTemporalConsistency.iou_of(hits, union).mean(-1)
+        return mean.where(union.sum(-1) > 0, torch.nan)
 
     @staticmethod
     def _resample(labels: Tensor, flow: Tensor) -> Tensor:
@@ -199,13 +209,15 @@ class VspwTemporalConsistency(OfficialTemporalConsistency):
         0.5
     """
 
-    def iou(self) -> Tensor:
-        """Agreement per class: (C,) float64, NaN where a class never occurs."""
-        return divide(*self._agreement())
+    @staticmethod
+    def iou_of(hits: Tensor, union: Tensor) -> Tensor:
+        """Agreement per class: (..., C) float64, NaN where a class never occurs."""
+        return divide(hits, union)
 
-    def mean_iou(self) -> float:
-        """TC: mean of `iou()` over the classes that occur, in [0, 1]; NaN without pixels."""
-        return float(self.iou().nanmean())
+    @staticmethod
+    def mean_iou_of(hits: Tensor, union: Tensor) -> Tensor:
+        """TC: mean over the classes that occur, (...) in [0, 1]; NaN without pixels."""
+        return mean_over_classes(divide(hits, union))
 
     @staticmethod
     def _resample(labels: Tensor, flow: Tensor) -> Tensor:

@@ -10,6 +10,8 @@ import numpy as np
 
 from vidseg.metrics.arrays import IntegerArray, as_integers
 
+WINDOWS_FRAMES = (8, 16)
+"""The n of VC_n that the field reports."""
 OFFICIAL_SHORTEST_FRAMES = 17
 """VSPW's tool leaves out shorter videos for every n, because it was written for n = 16."""
 

@@ -7,11 +7,10 @@ from vidseg.metrics.arrays import IntegerArray
 from vidseg.metrics.confusion import ConfusionMatrix
 from vidseg.metrics.video_consistency import (
     OFFICIAL_SHORTEST_FRAMES,
+    WINDOWS_FRAMES,
     VideoConsistency,
     add_frames,
 )
-
-WINDOWS_FRAMES = (8, 16)
 
 
 class VspwScore:

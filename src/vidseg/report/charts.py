@@ -139,7 +139,7 @@ def difference_bars(rows: Sequence[Interval], *, unit: str = "points", places: i
     reach = max(ends, default=0.0) or 1.0
 
     def place(value: float) -> float:
-        return 50 + 50 * value / reach
+        return 50 * (1 + value / reach)  # the farthest end at 0 or 100 exactly
 
     body = ""
     for row in rows:

@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 
 from vidseg.comparison.compare import Comparison, Estimate, Row
+from vidseg.evaluation.figure import PERCENT
 from vidseg.report import charts, html
 
 MAX_CLASS_ROWS = 30
@@ -44,13 +45,13 @@ def comparison_page(comparison: Comparison, *, command: str | None = None) -> ht
 
 def _is_drawn(row: Row) -> bool:
     """Milliseconds have another scale; the truth is the same for all runs."""
-    return row.figure.unit == "%" and not row.figure.key.startswith("truth_")
+    return row.figure.unit is PERCENT and not row.figure.truth_of
 
 
 def _figures(comparison: Comparison) -> html.Html:
     rows = [
         (
-            f"{row.figure.title}, {row.figure.unit}",
+            f"{row.figure.title}, {row.figure.unit.symbol}",
             *(_shown(estimate, row) for estimate in row.estimates),
         )
         for row in comparison.rows
@@ -88,7 +89,7 @@ def _shown(estimate: Estimate, row: Row) -> html.Html:
 
 def _scaled(estimate: Estimate, row: Row) -> tuple[float | None, float | None, float | None]:
     def scaled(value: float | None) -> float | None:
-        return None if value is None else row.figure.scale * value
+        return None if value is None else row.figure.unit.scale * value
 
     return scaled(estimate.value), scaled(estimate.low), scaled(estimate.high)
 

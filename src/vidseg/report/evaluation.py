@@ -5,8 +5,8 @@ from itertools import groupby
 
 import numpy as np
 
-from vidseg.evaluation.figures import CLASS_FIGURES, counted, figures_by, say_absent
-from vidseg.evaluation.result import Evaluation, FrameFigures
+from vidseg.evaluation.figure import counted, say_absent, with_classes
+from vidseg.evaluation.result import Agreement, Evaluation, FrameFigures
 from vidseg.report import charts, html, pictures
 from vidseg.report.moments import FLICKERS, INACCURATE, SLOW, SPREAD, Moment, Samples
 
@@ -79,35 +79,34 @@ def _lead(evaluation: Evaluation) -> str:
 
 
 def _figures(evaluation: Evaluation) -> list[html.Html]:
-    figures, known = evaluation.figures, figures_by(evaluation.tc)
+    figures, table = evaluation.figures, evaluation.table
+    beside = {figure.truth_of: figure for figure in table.values() if figure.truth_of}
     headline = {}
     for key in HEADLINE:
-        truth = figures.get(f"truth_{key}")
-        unbroken = _read(key, truth).replace(" ", "\N{NO-BREAK SPACE}")
-        beside = "" if truth is None else f", the truth {unbroken}"
+        truth = "-" if key not in beside else _read(evaluation, beside[key].key)
+        unbroken = truth.replace(" ", "\N{NO-BREAK SPACE}")
+        of_truth = "" if truth == "-" else f", the truth {unbroken}"
         if figures[key] is not None:
-            headline[known[key].title + beside] = _read(key, figures[key])
+            headline[table[key].title + of_truth] = _read(evaluation, key)
     rows = [
-        (known[key].title, _read(key, value), known[key].meaning)
+        (table[key].title, _read(evaluation, key), table[key].meaning)
         for key, value in figures.items()
         if value is not None
     ]
-    absent = [f"{line}." for line in say_absent(evaluation.absent, known)]
+    absent = [f"{line}." for line in say_absent(evaluation.absent, table)]
     return [html.tiles(headline), html.meanings(rows), *([html.bullets(absent)] if absent else [])]
 
 
-def _read(key: str, value: float | None) -> str:
-    if value is not None and key == "ms_per_frame":
-        return f"{value:.1f} ms"
-    return html.percent(value)
+def _read(evaluation: Evaluation, key: str) -> str:
+    return evaluation.table[key].read(evaluation.figures[key], places=1)
 
 
 def _classes(evaluation: Evaluation) -> list[html.Html]:
     columns = evaluation.total.class_figures()
     series = {
-        title: [np.nan if value is None else value for value in columns[key]]
-        for key, title in CLASS_FIGURES.items()
-        if any(value is not None for value in columns[key])
+        one.title: [np.nan if value is None else value for value in columns[one.key]]
+        for one in with_classes(evaluation.table.values()).values()
+        if any(value is not None for value in columns[one.key])
     }
 
     def table(indices: Sequence[int]) -> html.Html:
@@ -269,8 +268,9 @@ def _strip(
         alt = f"what changed class in {where}: {html.percent(moment.figures.flicker)} of the pixels"
         shown["changes"] = pictures.marked_frame(image, moment.figures.changed, alt)
     elif moment.truth is not None:
-        wrong = np.where(moment.labels != moment.truth, pictures.MARKED, pictures.SAME)
-        state = np.where(moment.truth == ignore, pictures.NOT_COMPARED, wrong).astype(np.uint8)
+        is_right = moment.labels == moment.truth
+        state = np.where(is_right, Agreement.SAME, Agreement.OTHER).astype(np.uint8)
+        state[moment.truth == ignore] = Agreement.NOT_COMPARED
         alt = f"what is wrong in {where}"
         shown["errors"] = pictures.marked_frame(image, state, alt)
     note = f"{number}. {where}: {', '.join(moment.reasons)}"
@@ -315,7 +315,7 @@ def _videos(evaluation: Evaluation) -> list[html.Html]:
         (name, evaluation.videos[name].num_frames, *(html.percent(row[key]) for key in keys))
         for name, row in figures.items()
     ]
-    columns = ("video", "frames", *(figures_by(evaluation.tc)[key].title for key in keys))
+    columns = ("video", "frames", *(evaluation.table[key].title for key in keys))
     parts = [html.table(columns, rows[:MAX_ROWS])]
     if rest := rows[MAX_ROWS:MAX_VIDEO_ROWS]:
         parts.append(html.details(f"{len(rest)} more videos", html.table(columns, rest)))
@@ -329,6 +329,8 @@ def _conventions(evaluation: Evaluation, command: str | None) -> list[html.Html]
     protocols = evaluation.protocols
     accuracy, consistency = (protocols.get(part, {}) for part in ("accuracy", "consistency"))
     decided = {*accuracy, *consistency}
+    # Conventions are in words where protocols are in those of the library.
+    accuracy = {key: evaluation.conventions.get(key, value) for key, value in accuracy.items()}
     rest = {key: value for key, value in evaluation.conventions.items() if key not in decided}
     parts = []
     if evaluation.num_scored:
@@ -339,7 +341,7 @@ def _conventions(evaluation: Evaluation, command: str | None) -> list[html.Html]
             html.paragraph("Neighbouring frames were not compared: no flow was asked for.")
         )
     else:
-        tc = figures_by(evaluation.tc)["temporal_consistency"]
+        tc = evaluation.table["temporal_consistency"]
         words = VIDSEG_TC if evaluation.tc == "vidseg" else f"{tc.title}: {tc.meaning}"
         parts += [html.paragraph(words), html.facts(consistency)]
     if evaluation.num_scored:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from vidseg.evaluation.result import Agreement
 from vidseg.printable import escape
 from vidseg.report.html import Html
 
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
 MAX_SIDE_PX = 480
 MAX_PICTURE_BYTES = 64_000
 MIN_SIDE_PX = 64
-SAME, MARKED, NOT_COMPARED = 0, 1, 2
 MARK_COLOUR = (255, 214, 0)  # yellow on a dark grey frame: seen by every kind of colour vision
 HATCH_COLOUR = (150, 150, 165)
 
@@ -69,7 +69,7 @@ def marked_frame(image: np.ndarray | None, state: np.ndarray, alt: str) -> Html:
 
     Args:
         image: (H, W, 3) uint8 RGB of any size; None for an even grey.
-        state: (h, w) uint8: 0 as it was, 1 marked, 2 not compared.
+        state: (h, w) uint8 of `Agreement`; `OTHER` is marked.
         alt: what it shows.
     """
     from PIL import Image
@@ -94,8 +94,8 @@ def mark(image: np.ndarray | None, state: np.ndarray) -> np.ndarray:
     painted = np.repeat((grey * 0.45).astype(np.uint8)[..., None], 3, axis=2)
     rows, columns = np.indices(state.shape)
     stripes = (rows + columns) % 8 < 3
-    painted[(state == NOT_COMPARED) & stripes] = HATCH_COLOUR
-    painted[state == MARKED] = MARK_COLOUR
+    painted[(state == Agreement.NOT_COMPARED) & stripes] = HATCH_COLOUR
+    painted[state == Agreement.OTHER] = MARK_COLOUR
     return painted
 
 
@@ -124,11 +124,13 @@ def shrink_state(state: np.ndarray, divisor: int = 1) -> np.ndarray:
     """
     step = _step(state.shape, divisor)
     height, width = (math.ceil(side / step) for side in state.shape)
-    padded = np.full((height * step, width * step), NOT_COMPARED, np.uint8)
+    padded = np.full((height * step, width * step), Agreement.NOT_COMPARED, np.uint8)
     padded[: state.shape[0], : state.shape[1]] = state
     blocks = padded.reshape(height, step, width, step)
-    small = np.where((blocks == NOT_COMPARED).all((1, 3)), NOT_COMPARED, SAME)
-    return np.where((blocks == MARKED).any((1, 3)), MARKED, small).astype(np.uint8)
+    is_compared = (blocks != Agreement.NOT_COMPARED).any((1, 3))
+    small = np.where(is_compared, Agreement.SAME, Agreement.NOT_COMPARED)
+    is_marked = (blocks == Agreement.OTHER).any((1, 3))
+    return np.where(is_marked, Agreement.OTHER, small).astype(np.uint8)
 
 
 def _step(shape: tuple[int, ...], divisor: int) -> int:
