@@ -47,6 +47,7 @@ class Clock:
         places: place in display order of every packet; empty where timestamps do not tell it.
         zero_s: the first picture, on the file's clock.
         last_s: how long the last picture stands.
+        longest_s: the longest time from a picture to the next.
         stretches: one unless recordings were joined.
     """
 
@@ -56,6 +57,7 @@ class Clock:
     places: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
     zero_s: float = 0.0
     last_s: float = 0.0
+    longest_s: float = 0.0
     stretches: tuple[Stretch, ...] = ()
 
     def time_s(self, place: int) -> float:
@@ -114,10 +116,10 @@ def make_clock(
     shifted = times + np.repeat(shifts, lengths)
     if not reorders:
         places = _identity(len(times))
-    elif (np.diff(shifted) < 0).any():
+    elif (np.diff(shifted) < 0).any() and len(np.unique(shifted)) == len(shifted):
         places = np.empty(len(times), np.int64)
-        places[np.argsort(shifted, kind="stable")] = np.arange(len(times))
-    else:  # in order although the decoder reorders: as MXF writes them, in decoding order
+        places[np.argsort(shifted)] = np.arange(len(times))
+    else:  # in decoding order, as MXF has them, or guessed, with repeats, as of program streams
         places = _identity(0)
     ticks = _rising(np.sort(shifted))
     rate, is_even = _rate(ticks, stamps.time_base, rates_hz)
@@ -130,6 +132,7 @@ def make_clock(
         places,
         zero_s=float(ticks[0]) * base,
         last_s=last_s if 0 < last_s <= MAX_STAND_S else float(1 / rate),
+        longest_s=float(np.diff(ticks).max(initial=0)) * base,
         stretches=tuple(
             Stretch(int(a), float(part.min()) * base, float(part.max()) * base, float(s) * base)
             for a, s, part in zip(starts, shifts, np.split(times, starts[1:]), strict=True)
@@ -190,10 +193,11 @@ def _rate(
         return (rates_hz[0] if rates_hz else DEFAULT_RATE_HZ), True
     measured = measured_rate(ticks, time_base)
     passed = ticks - ticks[0]
+    has_ties = bool((np.diff(passed) <= 1).any())  # program streams repeat times; see `_rising`
     for rate in (*rates_hz, measured):
         step = float(1 / (rate * time_base))
         wrong = np.abs(passed - step * np.arange(len(ticks)))
-        if wrong.max() <= min(1.0, step / 4) + 1e-3:
+        if wrong.max() <= (2 * step if has_ties and step > 8 else min(1.0, step / 4) + 1e-3):
             return rate, True
     near = next((rate for rate in rates_hz if abs(rate / measured - 1) < 0.02), measured)
     return near, False
@@ -204,8 +208,8 @@ def measured_rate(ticks: np.ndarray, time_base: Fraction) -> Fraction:
     steps = np.diff(ticks)
     if not len(steps):
         return DEFAULT_RATE_HZ
-    usual = np.median(steps)
-    # A picture that stands, as in screen recordings, says nothing of the rate.
-    kept = steps[(steps >= usual / 2) & (steps <= usual * 2)]
+    usual = np.sort(steps)[(len(steps) - 1) // 2]
+    # A picture that stands, as in screen recordings, or that is missing, says nothing of the rate.
+    kept = steps[(steps >= usual / 2) & (steps <= usual * 1.5)]
     exact = Fraction(len(kept), max(1, int(kept.sum()))) / time_base
     return min(exact.limit_denominator(1001), Fraction(MAX_RATE_HZ)) or exact

@@ -131,7 +131,9 @@ class Decoder:
         places, last = self._index.clock.places, -1
         for number, frame in frames:
             place = last + 1 if number is None or number >= len(places) else int(places[number])
-            last = min(max(place, last + 1), len(places) - 1)
+            last = max(place, last + 1)
+            if last >= len(places):  # more frames than packets
+                return
             yield last, frame
 
     def _decode(

@@ -112,22 +112,17 @@ class Film:
         Raises:
             DamagedError: at the end, if pictures were missing or the file is cut short.
         """
-        last, lost = wanted.start - 1, 0
-        first_lost: int | None = None
+        last, gaps = wanted.start - 1, []
         for place, picture in self._decoder.frames(self._begin + wanted.start):
             index = place - self._begin
             if index >= wanted.stop:
                 break
-            if index > last + 1 and self._has_damage():
-                lost += index - last - 1
-                first_lost = last + 1 if first_lost is None else first_lost
+            gaps += [range(last + 1, index)] if index > last + 1 else []
             last = index
             if index in wanted:
                 yield self._frame(index, self._pictures(picture), wanted.step, end_s)
-        if last < wanted.stop - 1 and self._has_damage():
-            lost += wanted.stop - 1 - last
-            first_lost = last + 1 if first_lost is None else first_lost
-        self._tell(last, lost, first_lost, reads_to_end=wanted.stop >= self.num_frames)
+        gaps += [range(last + 1, wanted.stop)] if last + 1 < wanted.stop else []
+        self._tell(last, gaps, reads_to_end=wanted.stop >= self.num_frames)
 
     def _frame(self, index: int, image: np.ndarray, step: int, end_s: float | None) -> Frame:
         time_s, follower = self.time_s(index), index + step
@@ -139,20 +134,18 @@ class Film:
             until_s = min(until_s, end_s)
         return Frame(index, time_s, image, until_s - time_s)
 
-    def _has_damage(self) -> bool:
-        """Whether a picture that does not come is one that was lost; else there was none."""
-        return self._decoder.reason is not None or self._index.num_corrupt > 0
-
-    def _tell(self, last: int, lost: int, first_lost: int | None, *, reads_to_end: bool) -> None:
+    def _tell(self, last: int, gaps: list[range], *, reads_to_end: bool) -> None:
+        """Raise for what was lost. A packet without a frame is no loss if nothing was wrong."""
         faults = []
-        if first_lost is not None:
-            last = first_lost - 1
+        if gaps and (self._decoder.reason or self._index.num_corrupt):
+            last = max(0, gaps[0].start - 1)
+            count = sum(len(gap) for gap in gaps)
             reason = self._decoder.reason or "packets are damaged"
-            faults.append(f"{lost} frame{'s'[: lost != 1]} cannot be decoded ({reason})")
+            faults.append(f"{count} frame{'s'[: count != 1]} cannot be decoded ({reason})")
         if self._index.damage is not None and reads_to_end:
             faults.append(self._index.damage)
         if faults:
-            raise DamagedError("; ".join(faults), (max(0, last), self.time_s(max(0, last))))
+            raise DamagedError("; ".join(faults), (last, self.time_s(last)))
 
     def _late_start(self) -> str:
         what = f"the first {self._begin} pictures" if self._begin > 1 else "the first picture"

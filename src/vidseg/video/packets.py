@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from av.video.stream import VideoStream
 
 SCAN_MARGIN_S = 10.0
+END_SLACK_S = 1.0
 CLOCK_MAY_JUMP = 0x0200  # AVFMT_TS_DISCONT
 MAX_READ_ERRORS = 20  # without a packet between them
 
@@ -131,6 +133,8 @@ def scan(container: InputContainer, stream: VideoStream, end_s: float | None) ->
         index.damage = str(damage)
     index.has_cut_packet = is_corrupt and index.is_whole and index.num_packets > 1
     index.num_packets -= index.has_cut_packet
+    if container.format.name == "avi" and not stream.codec_context.has_b_frames:
+        columns[0][:] = array("q", [NO_TIME]) * len(columns[0])  # AVI has none: libav guesses them
     pts, dts, durations = (np.array(column[: index.num_packets], np.int64) for column in columns)
     index.clock = make_clock(
         Stamps(pts, dts, np.maximum(durations, 0), time_base),
@@ -169,8 +173,30 @@ def _missing_end(
         return f"the file is cut short: {missing} bytes that its head announces are missing"
     if index.has_cut_packet:
         return "the file is cut short: its last packet is only a part"
+    promised_s = _promised_s(container, stream)
+    if promised_s is not None and index.clock.stretches:
+        last_s = index.clock.stretches[-1].end_s + index.clock.last_s
+        if promised_s - last_s > max(END_SLACK_S, 2 * index.clock.longest_s):
+            return f"it ends at {last_s:.1f} of the {promised_s:.1f} s that its head announces"
     # Only these have a table of every picture; AVI counts empty places, others estimate.
     num_packets = index.num_packets + num_others
     if "mp4" in container.format.name and stream.frames > num_packets:
         return f"it holds {num_packets} of the {stream.frames} frames that its head announces"
+    return None
+
+
+def _promised_s(container: InputContainer, stream: VideoStream) -> float | None:
+    """Where the pictures of a Matroska file end, on the file's clock, if it says so.
+
+    A reader that loses its way in damage ends there without an error.
+    """
+    if "matroska" not in container.format.name:
+        return None
+    written = re.fullmatch(r"(\d+):(\d+):(\d+(?:\.\d+)?)", stream.metadata.get("DURATION", ""))
+    if written:
+        hours, minutes, seconds = (float(part) for part in written.groups())
+        return 3600 * hours + 60 * minutes + seconds
+    # The container's length may be that of its sound.
+    if len(container.streams) == 1 and container.duration is not None:
+        return container.duration / 1e6
     return None
