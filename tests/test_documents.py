@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import vidseg
-from vidseg.array_files import read_array, read_arrays
+from vidseg.array_files import read_array, read_arrays, write_array
 from vidseg.card import Card
 from vidseg.documents import parse_json, parse_yaml, read_json, read_text, read_yaml
 from vidseg.training.folder import read_metrics
@@ -256,3 +256,18 @@ def test_damaged_weights_are_named(tmp_path: Path) -> None:
         path.write_bytes(damaged)
         with pytest.raises(ValueError, match=str(path)):
             vidseg.load(path)
+
+
+def test_a_flipped_bit_of_saved_values_is_found(tmp_path: Path) -> None:
+    path = tmp_path / "a.npy"
+    array = np.arange(24, dtype=np.float16).reshape(2, 3, 4)
+    write_array(path, array)
+    assert np.array_equal(read_array(path), array)
+    assert np.array_equal(np.load(path), array)
+    content = path.read_bytes()
+    for place in range(128, len(content)):  # behind the head: the values and their sha256
+        damaged = bytearray(content)
+        damaged[place] ^= 1
+        path.write_bytes(damaged)
+        with pytest.raises(ValueError, match="its sha256 is not that of its values"):
+            read_array(path)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import multiprocessing
 import os
+import random
+import re
 import resource
 import signal
 import subprocess
@@ -236,9 +238,64 @@ def test_a_checkpoint_that_wants_to_run_code_is_refused(tmp_path: Path) -> None:
         Checkpoints(tmp_path, keep=1).load()
 
 
-def test_a_damaged_checkpoint_says_what_to_do(tmp_path: Path) -> None:
-    checkpoints = Checkpoints(tmp_path, keep=1)
-    path = checkpoints.save(1, {"weights": torch.zeros(1000)})
-    path.write_bytes(path.read_bytes()[:500])
-    with pytest.raises(ValueError, match="delete it to resume from the one before"):
+def flipped(path: Path, place: int) -> None:
+    content = bytearray(path.read_bytes())
+    content[place] ^= 16
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("damage", ["cut", "empty", "text", "flipped"])
+def test_a_damaged_checkpoint_gives_way_to_the_one_before(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, damage: str
+) -> None:
+    checkpoints = Checkpoints(tmp_path, keep=2)
+    for step in (1, 2):
+        path = checkpoints.save(step, {"weights": torch.full((1000,), float(step))})
+    content = path.read_bytes()
+    cuts = {"cut": content[:500], "empty": b"", "text": b"no checkpoint"}
+    path.write_bytes(cuts.get(damage, content))
+    if damage == "flipped":  # a bit of a weight
+        flipped(path, content.index(torch.full((1000,), 2.0).numpy().tobytes()) + 100)
+    state = checkpoints.load()
+    assert state is not None
+    assert state["step"] == 1
+    assert re.search(r"step-00000002\.pt cannot be read .*; going on from the one", caplog.text)
+    checkpoints.save(2, {"weights": torch.zeros(1)})
+    assert [path.name for path in checkpoints.paths()] == ["step-00000001.pt", "step-00000002.pt"]
+    for path in checkpoints.paths():
+        path.write_bytes(b"")
+    with pytest.raises(ValueError, match=r"step-00000002\.pt .*and there is no earlier one"):
         checkpoints.load()
+
+
+def test_a_checkpoint_that_could_not_be_read_goes_when_there_is_a_newer_run(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path, keep=2)
+    for step in (10, 20):
+        checkpoints.save(step, {})
+    checkpoints.paths()[-1].write_bytes(b"")
+    assert checkpoints.load() is not None
+    checkpoints.save(12, {})
+    assert [path.name for path in checkpoints.paths()] == ["step-00000010.pt", "step-00000012.pt"]
+
+
+def test_no_flipped_bit_of_a_checkpoint_is_passed_over(tmp_path: Path) -> None:
+    path = tmp_path / "step-00000001.pt"
+    weights = {
+        f"layer{k}": torch.randn(40, generator=torch.Generator().manual_seed(k)) for k in (0, 1)
+    }
+    state = {"step": 1, "weights": weights, "best": {"mean_iou": 0.25}}
+    write_state(path, state)
+    content, refused = path.read_bytes(), 0
+    for place in random.Random(0).sample(range(len(content)), 400):
+        path.write_bytes(content)
+        flipped(path, place)
+        try:
+            found = read_state(path)
+        except ValueError:
+            refused += 1
+            continue
+        # Of what is no content: padding, dates, versions.
+        assert found["best"] == state["best"]
+        assert found["step"] == 1
+        assert all(torch.equal(found["weights"][name], weights[name]) for name in weights)
+    assert 100 < refused < 400

@@ -4,16 +4,20 @@ import argparse
 import os
 import pathlib
 import pickle
+import random
 import sys
 import types
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save as to_bytes
 
 import vidseg
 from vidseg import weights
 from vidseg.card import Card
+from vidseg.methods import create
 from vidseg.weights import load_strictly, read_checkpoint, state_dict_of
 
 
@@ -236,3 +240,34 @@ def test_normalise_takes_read_only_and_flipped_pixels() -> None:
     image.flags.writeable = False
     flipped = Card().normalise(image[:, ::-1])
     assert torch.equal(flipped, Card().normalise(image.copy()).flip(-1))
+
+
+def test_no_flipped_bit_of_weights_is_passed_over(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    model = create("fcn_tiny", num_classes=3)
+    weights.save(model, path)
+    tensors, card = weights.load_file(path)
+    content = path.read_bytes()
+    rng = random.Random(0)
+    head = int.from_bytes(content[:8], "little") + 8  # its length, the header, then the values
+    places = [*rng.sample(range(head), 60), *rng.sample(range(head, len(content)), 60)]
+    for place in places:
+        damaged = bytearray(content)
+        damaged[place] ^= 1 << rng.randrange(8)
+        path.write_bytes(damaged)
+        try:
+            found, its_card = weights.load_file(path)
+        except ValueError as error:
+            assert str(path) in str(error)
+            continue
+        assert place < head  # a space becomes another sign of JSON that says the same
+        assert its_card == card
+        assert all(torch.equal(found[name], tensors[name]) for name in tensors)
+
+
+def test_files_of_others_have_no_checksum_and_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "theirs.safetensors"
+    path.write_bytes(to_bytes({"a": torch.ones(3)}, metadata={"card": "{}"}))
+    assert weights.read_tensors(path)[1] == {"card": "{}"}
+    weights.write_tensors(path, {"a": torch.ones(3), "b": torch.zeros(())}, {"card": "{}"})
+    assert weights.read_tensors(path)[1] == {"card": "{}"}

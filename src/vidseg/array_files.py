@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import zipfile
 import zlib
@@ -10,14 +11,33 @@ from typing import IO
 
 import numpy as np
 
+from vidseg.atomic import replacing
+
 MAX_BYTES = 2**32
+DIGEST_BYTES = 32
 # What numpy and zipfile raise for a foreign or damaged file.
 _UNREADABLE = (ValueError, TypeError, EOFError, RuntimeError, NotImplementedError, SyntaxError)
 _UNREADABLE += (KeyError, IndexError, OverflowError, MemoryError, zipfile.BadZipFile, zlib.error)
 
 
+def write_array(path: Path, array: np.ndarray) -> None:
+    """Write a .npy file with a sha256 of its values behind them, which `np.load` passes over.
+
+    Args:
+        path: the file; its folder exists.
+        array: of numbers.
+
+    Raises:
+        OSError: it could not be written; names the file.
+    """
+    array = np.ascontiguousarray(array)
+    with replacing(path) as file:
+        np.save(file, array, allow_pickle=False)
+        file.write(hashlib.sha256(array.data).digest())
+
+
 def read_array(path: Path) -> np.ndarray:
-    """Read a .npy file.
+    """Read a .npy file; what `write_array` wrote is checked by its sha256.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -25,7 +45,7 @@ def read_array(path: Path) -> np.ndarray:
     """
     try:
         with path.open("rb") as file:
-            return _read(file, path.stat().st_size)
+            return _read(file, path.stat().st_size, may_have_digest=True)
     except _UNREADABLE as error:
         raise ValueError(f"{path}: wanted an array of numpy, got a damaged file: {error}") from None
 
@@ -55,7 +75,7 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
         raise ValueError(f"{where}: wanted arrays of numpy, got a damaged file: {error}") from None
 
 
-def _read(file: IO[bytes], size_bytes: int) -> np.ndarray:
+def _read(file: IO[bytes], size_bytes: int, *, may_have_digest: bool = False) -> np.ndarray:
     """Read an array whose header says how many bytes follow; that many must follow."""
     version = np.lib.format.read_magic(file)
     read_header = {
@@ -69,7 +89,11 @@ def _read(file: IO[bytes], size_bytes: int) -> np.ndarray:
         raise ValueError("it holds objects of Python, which are not read")
     wanted = math.prod(shape) * dtype.itemsize
     left = size_bytes - file.tell()
-    if wanted != left or min(shape, default=0) < 0:
+    has_digest = may_have_digest and left == wanted + DIGEST_BYTES
+    if (wanted != left and not has_digest) or min(shape, default=0) < 0:
         raise ValueError(f"its head announces {wanted} bytes, it holds {left}")
-    values = np.frombuffer(bytearray(file.read()), dtype)
+    content = bytearray(file.read(wanted if has_digest else -1))
+    if has_digest and file.read() != hashlib.sha256(content).digest():
+        raise ValueError("its sha256 is not that of its values")
+    values = np.frombuffer(content, dtype)
     return values.reshape(shape, order="F" if is_fortran else "C")

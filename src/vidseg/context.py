@@ -7,9 +7,8 @@ from typing import Any
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from vidseg.atomic import replacing
 from vidseg.values import register_value
-from vidseg.weights import read_tensor, read_tensors
+from vidseg.weights import read_tensor, read_tensors, write_tensors
 
 
 @dataclass(frozen=True)
@@ -41,14 +40,11 @@ class Prototypes:
         Raises:
             ValueError: the path has another suffix.
         """
-        from safetensors.torch import save as to_bytes
-
         path = Path(path)
         if path.suffix != ".safetensors":
             raise ValueError(f"prototypes are saved as .safetensors, got {path.name}")
         tensors = {"centers": self.centers.detach().cpu().contiguous()}
-        with replacing(path) as file:
-            file.write(to_bytes(tensors, metadata={"video": self.video}))
+        write_tensors(path, tensors, {"video": self.video})
 
     @classmethod
     def load(cls, path: str | Path) -> "Prototypes":

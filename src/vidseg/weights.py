@@ -1,5 +1,7 @@
 """Weights on disk: safetensors with a card, and the authors' pickles read without running them."""
 
+import hashlib
+import json
 import re
 import warnings
 from collections.abc import Mapping
@@ -36,8 +38,6 @@ def save(
     Raises:
         ValueError: the card names no architecture; the path has another suffix.
     """
-    from safetensors.torch import save as to_bytes
-
     path = Path(path)
     card: Card = replace(model.card, **changes)  # type: ignore[arg-type]
     if loadable and not card.architecture:
@@ -51,8 +51,7 @@ def save(
         name: (t.half() if half and t.is_floating_point() else t).detach().cpu().contiguous()
         for name, t in model.state_dict().items()
     }
-    with replacing(path) as file:
-        file.write(to_bytes(tensors, metadata={"card": card.to_json()}))
+    write_tensors(path, tensors, {"card": card.to_json()})
 
 
 def load_file(path: str | Path) -> tuple[dict[str, Tensor], Card]:
@@ -78,8 +77,37 @@ def load_file(path: str | Path) -> tuple[dict[str, Tensor], Card]:
     return tensors, Card.from_json(metadata["card"], f"{path}: card")
 
 
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+    """Write a .safetensors file that `read_tensors` checks by its sha256, whole or not at all.
+
+    Args:
+        path: the file.
+        tensors: name -> contiguous tensor on the CPU.
+        metadata: further words.
+
+    Raises:
+        OSError: it could not be written; names the file.
+    """
+    from safetensors.torch import save as to_bytes
+
+    signed = {**metadata, "sha256": _digest(tensors, metadata)}
+    with replacing(path) as file:
+        file.write(to_bytes(dict(tensors), metadata=signed))
+
+
+def _digest(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
+    """Of every name, type, shape and value in a file, and of its metadata."""
+    found = hashlib.sha256(json.dumps(sorted(metadata.items())).encode())
+    for name, tensor in sorted(tensors.items()):
+        found.update(f"{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
+        found.update(tensor.flatten().view(torch.uint8).numpy().data)
+    return found.hexdigest()
+
+
 def read_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """The tensors of a .safetensors file, and what else was written into it.
+
+    Files of `write_tensors` are checked by their sha256; those of others have none.
 
     Args:
         path: the file.
@@ -99,11 +127,15 @@ def read_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     try:
         with safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            return tensors, file.metadata() or {}
+            metadata = dict(file.metadata() or {})
     except SafetensorError as error:
         raise ValueError(
             f"{path} is not a whole safetensors file ({error}); copy it again"
         ) from error
+    wanted = metadata.pop("sha256", None)
+    if wanted is not None and wanted != _digest(tensors, metadata):
+        raise ValueError(f"{path} is damaged: its sha256 is another than it says; copy it again")
+    return tensors, metadata
 
 
 class _Inert:

@@ -1,5 +1,7 @@
 """The state of a run on disk: written whole or not at all, read without running code."""
 
+import logging
+import zipfile
 from pathlib import Path
 from typing import IO, Any
 
@@ -7,6 +9,8 @@ import torch
 
 from vidseg.atomic import replacing
 from vidseg.lock import FolderLock
+
+log = logging.getLogger("vidseg.training")
 
 
 class _Recorder:
@@ -50,6 +54,8 @@ def write_state(path: Path, state: dict[str, Any]) -> None:
 def read_state(path: Path) -> dict[str, Any]:
     """Read what `write_state` wrote; code in it is refused, not run.
 
+    torch passes over the checksums in the file (CRC-32, as in every zip); here they are compared.
+
     Args:
         path: the file.
 
@@ -60,12 +66,14 @@ def read_state(path: Path) -> dict[str, Any]:
         ValueError: damaged, or not a checkpoint of a run.
     """
     try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+        if damaged is not None:
+            raise ValueError(f"the checksum of {damaged} is not the one written in it")
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        raise ValueError(
-            f"{path} cannot be read as a checkpoint ({str(error).splitlines()[0]}); delete it to "
-            "resume from the one before"
-        ) from error
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise ValueError(f"{path} cannot be read as a checkpoint ({reason})") from error
     if not isinstance(state, dict) or "step" not in state:
         raise ValueError(f"{path} is not the checkpoint of a training run")
     return state
@@ -106,8 +114,11 @@ class Checkpoints:
                 "with --resume",
                 str(path),
             ) from error
-        for old in self.paths()[: -self.keep]:
-            old.unlink(missing_ok=True)
+        paths = self.paths()
+        here = paths.index(path)
+        # Newer ones could not be read, when the run went on from before them.
+        for other in (*paths[: max(here + 1 - self.keep, 0)], *paths[here + 1 :]):
+            other.unlink(missing_ok=True)
         return path
 
     @property
@@ -117,9 +128,26 @@ class Checkpoints:
         return int(paths[-1].stem.removeprefix("step-")) if paths else 0
 
     def load(self) -> dict[str, Any] | None:
-        """The newest state; None if there is none. Raises ValueError if it is damaged."""
-        paths = self.paths()
-        return read_state(paths[-1]) if paths else None
+        """The newest state that can be read, with a warning of those that cannot.
+
+        Returns:
+            The state; None if there is no checkpoint.
+
+        Raises:
+            ValueError: there are some, and none can be read.
+        """
+        error = None
+        for path in reversed(self.paths()):
+            try:
+                state = read_state(path)
+            except ValueError as found:
+                log.warning("%s; going on from the one before", found)
+                error = error or found
+            else:
+                return state
+        if error is not None:
+            raise ValueError(f"{error}, and there is no earlier one; start anew with another --out")
+        return None
 
 
 class RunLock(FolderLock):

@@ -4,13 +4,11 @@ import logging
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from vidseg import methods
-from vidseg.array_files import read_array
-from vidseg.atomic import replacing
+from vidseg.array_files import read_array, write_array
 from vidseg.data import Video, VideoDataset
 from vidseg.data.transforms import resize_image, size_within
 from vidseg.inside import inside
@@ -111,8 +109,7 @@ class SavedScores:
             path = self._path(video, index)
             path.parent.mkdir(parents=True, exist_ok=True)
             scores = segmentation.logits[0, 0].to(torch.float16).cpu().numpy()
-            with replacing(path) as file:
-                np.save(file, scores)
+            write_array(path, scores)
 
 
 def saved_scores(
