@@ -48,7 +48,7 @@ FLOORS = [
     {"report"},
     {"training", "benchmark"},
     {"demo"},
-    {"cli"},
+    {"cli", "__main__"},
 ]
 # These work for every segmenter, so none of them may name a method.
 WITHOUT_METHODS = {

@@ -7,6 +7,8 @@ import json
 import math
 import os
 import re
+import subprocess
+import sys
 import warnings
 from pathlib import Path
 
@@ -15,6 +17,7 @@ import pytest
 import torch
 import typer
 
+import vidseg
 from vidseg.cli import console as console_module
 from vidseg.cli import main as main_module
 from vidseg.cli.convert import left_out
@@ -369,3 +372,11 @@ def test_dead_keys_are_listed_with_their_reason() -> None:
         "epoch": "not the model's weights",
         "b": "never read",
     }
+
+
+def test_the_module_is_the_command_and_the_package_is_typed():
+    run = subprocess.run(
+        [sys.executable, "-m", "vidseg", "--version"], capture_output=True, text=True, check=True
+    )
+    assert run.stdout.strip() == f"vidseg {vidseg.__version__}"
+    assert (Path(vidseg.__file__).parent / "py.typed").is_file()

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from vidseg.card import Card
     from vidseg.classes import IGNORE
     from vidseg.context import Prototypes
-    from vidseg.inference.stream import FrameResult as FrameResult
+    from vidseg.inference.frame_result import FrameResult as FrameResult
+    from vidseg.inference.session import Session
     from vidseg.inference.stream import segment
     from vidseg.methods import METHODS, create, load, load_official
     from vidseg.segmenter import Memory, Segmentation, VideoSegmenter
@@ -40,7 +41,8 @@ _HOMES = {
     "VideoSegmenter": "vidseg.segmenter",
     "Card": "vidseg.card",
     "segment": "vidseg.inference.stream",
-    "FrameResult": "vidseg.inference.stream",
+    "Session": "vidseg.inference.session",
+    "FrameResult": "vidseg.inference.frame_result",
 }
 _MODULES = ("flow", "losses", "metrics")
 
@@ -53,6 +55,7 @@ __all__ = [
     "PerFrame",
     "Prototypes",
     "Segmentation",
+    "Session",
     "Steady",
     "VideoSegmenter",
     "create",

@@ -11,16 +11,18 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
+from vidseg.inference.runner import Runner
 from vidseg.layers.resize import resize
-from vidseg.precision import Precision, autocast, check_precision
+from vidseg.precision import Precision, check_precision
 from vidseg.segmenter import Memory, Segmentation, VideoSegmenter
 from vidseg.timing import Side, Timing, time_in_turns
+from vidseg.values import Size
 
 MAX_FRAMES = 10_000
 Finish = Callable[[Segmentation], Any]
@@ -32,7 +34,7 @@ class Benchmark:
 
     Attributes:
         model: its name.
-        size: (H, W) of the frames.
+        size: (H, W) at which the model sees the frames.
         device: where it ran, in words.
         threads: of the CPU.
         precision: of the arithmetic.
@@ -122,7 +124,7 @@ def benchmark(
 
     Args:
         model: moved to `device`, in eval mode.
-        size: (H, W) of the frames in pixels.
+        size: (H, W) px at which the model sees frames; rounded up to what it takes, as everywhere.
         name: of the model, for the record.
         twin: a per-frame model to compare with.
         twin_name: its name.
@@ -131,7 +133,7 @@ def benchmark(
         num_frames: turns that are timed; each runs every side once.
         warm_up: turns that are not.
         device: where to run.
-        precision: "bf16" and "fp16" run under autocast.
+        precision: of the network; "bf16" and "fp16" run under autocast.
         progress: called with the turns done and the turns in all.
 
     Returns:
@@ -142,18 +144,22 @@ def benchmark(
     """
     _check(size, labels, num_frames, warm_up, precision)
     device = torch.device(device)
+    size = tuple(model.card.next_side(side) for side in size)  # pyright: ignore[reportAssignmentType]
+
+    def run(network: VideoSegmenter) -> Runner:
+        return Runner(network, device=device, precision=precision)
+
     # Moved before inference mode, under which weights would become unfit for training.
     written, twin_written = (_as_written(network, device) for network in (model, twin))
-    for network in (model, twin):
-        if network is not None:
-            network.for_inference(device)
-    with torch.inference_mode(), autocast(device, precision):
-        sides = _sides(model, twin, size, device, _finish(labels))
+    with torch.inference_mode():
+        sides = _sides(run(model), size, _finish(labels))
         plainly = _finish(labels, is_written=True)
+        if twin is not None:
+            sides["twin"] = _sides(run(twin), size, _finish(labels))["stream"]
         if written is not None:
-            sides["window_written"] = _sides(written, None, size, device, plainly)["window"]
+            sides["window_written"] = _sides(run(written), size, plainly)["window"]
         if twin_written is not None:
-            sides["twin_written"] = _sides(twin_written, None, size, device, plainly)["stream"]
+            sides["twin_written"] = _sides(run(twin_written), size, plainly)["stream"]
         frames = {side: model.window_length if side == "clip" else 1 for side in sides}
         timings = time_in_turns(
             sides, device, frames, num_turns=num_frames, warm_up=warm_up, progress=progress
@@ -201,26 +207,21 @@ def count_macs(model: VideoSegmenter, size: tuple[int, int]) -> dict[str, int]:
     return {"encode": encode, "fuse": fuse, "decode": decode, "remember": remember}
 
 
-def _sides(
-    model: VideoSegmenter,
-    twin: VideoSegmenter | None,
-    size: tuple[int, int],
-    device: torch.device,
-    finish: Finish,
-) -> dict[str, Side]:
-    generator = torch.Generator().manual_seed(0)
-    frames = torch.randn(1, model.window_length, 3, *size, generator=generator).to(device)
-    frame = frames[:, -1]
-    context = None if model.causal else model.summarize(frames)
-    stream = _Stream(model, frames, context)
-    sides: dict[str, Side] = {
-        "stream": lambda: finish(stream.step(frame)),
-        "window": lambda: finish(model(frames, readout="last", context=context)[0]),
-        "clip": lambda: finish(model(frames, context=context)[0]),
+def _sides(runner: Runner, size: Size, finish: Finish) -> dict[str, Side]:
+    """The ways to run a model on one window of frames that it sees at this size."""
+    model, generator = runner.model, torch.Generator().manual_seed(0)
+    frames = torch.randn(1, model.window_length, 3, *size, generator=generator).to(runner.device)
+    contexts = (None if model.causal else model.summarize(frames),)
+    stream = _Stream(runner, frames, contexts)
+
+    def window(readout: Literal["all", "last"]) -> Any:
+        return finish(runner.run(frames, contexts=contexts, readout=readout)[0][0])
+
+    return {
+        "stream": lambda: finish(stream.step(frames[:, -1:])),
+        "window": lambda: window("last"),
+        "clip": lambda: window("all"),
     }
-    if twin is not None:
-        sides["twin"] = lambda: finish(twin.step(frame)[0])
-    return sides
 
 
 def _finish(size: tuple[int, int] | None, *, is_written: bool = False) -> Finish:
@@ -242,6 +243,7 @@ def _as_written(model: VideoSegmenter | None, device: torch.device) -> VideoSegm
     if model is None or not any(hasattr(part, "folded") for part in model.modules()):
         return None
     written = copy.deepcopy(model).eval()
+    written.prefers_channels_last = False
     written.to(device).to(memory_format=torch.contiguous_format)  # pyright: ignore[reportCallIssue]
     for part in written.modules():
         if hasattr(part, "folded"):
@@ -252,12 +254,12 @@ def _as_written(model: VideoSegmenter | None, device: torch.device) -> VideoSegm
 class _Stream:
     """A stream that goes on from turn to turn."""
 
-    def __init__(self, model: VideoSegmenter, frames: Tensor, context: Any) -> None:
-        self.model = model
-        _, self.memory = model(frames, readout="last", context=context)
+    def __init__(self, runner: Runner, frames: Tensor, contexts: tuple[Any, ...]) -> None:
+        self.runner = runner
+        _, self.memories, _ = runner.run(frames, contexts=contexts, readout="last")
 
     def step(self, frame: Tensor) -> Segmentation:
-        segmentation, self.memory = self.model.step(frame, self.memory)
+        (segmentation,), self.memories, _ = self.runner.run(frame, self.memories)
         return segmentation
 
 

@@ -1,6 +1,7 @@
 """What it takes to use a model: its classes, colours, normalisation and size rule."""
 
 import json
+import math
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -8,6 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
+
+from vidseg.values import Size
 
 MAX_CLASSES = 65535
 """Label maps have 8 or 16 bits."""
@@ -29,6 +32,8 @@ class Card:
         std: of the pixels, RGB on the 0..255 scale; `normalise` divides by it.
         size_multiple: height and width are stretched to a multiple of this ...
         size_offset: ... and so many pixels more; 1 where the corners of maps are those of frames.
+        size: (H, W) px of the frames that the model was trained on, whole and at scale 1; None if
+            unknown.
         fps: frame rate of the videos the model was trained on, None if unknown.
         trained_on: data set, split and protocol.
         source: where the weights come from.
@@ -44,6 +49,7 @@ class Card:
     std: tuple[float, float, float] = IMAGENET_STD
     size_multiple: int = 1
     size_offset: int = 0
+    size: Size | None = None
     fps: float | None = None
     trained_on: str = ""
     source: str = ""
@@ -75,7 +81,7 @@ class Card:
         std = torch.tensor(self.std, device=pixels.device)
         return ((pixels - mean) / std).movedim(-1, -3).contiguous()
 
-    def fit(self, frames: Tensor, size: tuple[int, int] | None = None) -> Tensor:
+    def fit(self, frames: Tensor, size: Size | None = None) -> Tensor:
         """Bring frames to a size that the model takes, rounding up to the next one.
 
         Frames are stretched, as the methods with such a rule do it; labels are asked for at the
@@ -95,6 +101,35 @@ class Card:
         flat = frames.reshape(-1, *frames.shape[-3:])
         stretched = functional.interpolate(flat, rounded, mode="bilinear", align_corners=False)
         return stretched.reshape(*frames.shape[:-2], *rounded)
+
+    def known_size(self, frame: Size) -> Size:
+        """The size at which to show the model frames of (H, W), so that things look as it learned.
+
+        The one of the frame's own aspect with as many pixels as `size`, rounded to sides that the
+        model takes; never larger than the frame (than the next sides that the model takes). A frame
+        with no more pixels keeps its size, and so does every frame where the card knows none.
+
+        Args:
+            frame: (H, W) px.
+
+        Returns:
+            (H, W) px.
+
+        Example:
+            >>> card = Card(size=(360, 480))
+            >>> card.known_size((1080, 1920)), card.known_size((270, 480))
+            ((312, 554), (270, 480))
+        """
+        if self.size is None or math.prod(frame) <= math.prod(self.size):
+            return frame
+        scale = math.sqrt(math.prod(self.size) / math.prod(frame))
+        height, width = (min(self._side(side * scale), self.next_side(side)) for side in frame)
+        return height, width
+
+    def _side(self, wanted: float) -> int:
+        """The height or width that the model takes and that is nearest to this one."""
+        steps = round((wanted - self.size_offset) / self.size_multiple)
+        return max(steps, 1) * self.size_multiple + self.size_offset
 
     def next_side(self, side: int) -> int:
         """The smallest height or width that the model takes and that is not below `side`.

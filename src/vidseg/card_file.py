@@ -10,6 +10,7 @@ from vidseg.documents import MAX_TEXT, Options
 Byte = Annotated[int, Field(ge=0, le=255)]
 Pixel = Annotated[float, Field(ge=-65535, le=65535)]
 Deviation = Annotated[float, Field(ge=1e-6, le=65535)]
+Side = Annotated[int, Field(ge=1, le=65535)]
 Text = Annotated[str, StringConstraints(max_length=MAX_TEXT)]
 Name = Annotated[str, StringConstraints(max_length=200)]
 
@@ -27,6 +28,7 @@ class CardFile(BaseModel):
     std: tuple[Deviation, Deviation, Deviation] = (1, 1, 1)
     size_multiple: Annotated[int, Field(ge=1, le=4096)] = 1
     size_offset: Annotated[int, Field(ge=0, le=4096)] = 0
+    size: tuple[Side, Side] | None = None
     fps: Annotated[float, Field(gt=0, le=1e6)] | None = None
     trained_on: Text = ""
     source: Text = ""

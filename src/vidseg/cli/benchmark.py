@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from vidseg.cli.devices import Precision
+
 if TYPE_CHECKING:
     from vidseg.benchmark import Benchmark
     from vidseg.segmenter import VideoSegmenter
@@ -25,7 +27,9 @@ def benchmark(
     model: Annotated[
         str, typer.Argument(help="A name such as tmanet_r50 (`vidseg models`), or trained weights.")
     ],
-    size: Annotated[str, typer.Option("--size", help="HEIGHTxWIDTH of the frames, px.")],
+    size: Annotated[
+        str, typer.Option("--size", help="HEIGHTxWIDTH at which the model sees frames.")
+    ],
     labels: Annotated[
         str | None,
         typer.Option("--labels", help="HEIGHTxWIDTH: time up to label maps of this size, too."),
@@ -40,7 +44,7 @@ def benchmark(
         typer.Option("--threads", min=1, help="CPU threads; torch's default otherwise."),
     ] = None,
     device: Annotated[str, typer.Option("--device", help="cpu, cuda, cuda:1.")] = "cpu",
-    precision: Annotated[str, typer.Option("--precision", help="fp32, bf16 or fp16.")] = "fp32",
+    precision: Precision = "fp32",
     classes: Annotated[
         int | None,
         typer.Option("--classes", min=1, help="Number of classes of a named model (19)."),

@@ -12,10 +12,11 @@ from __future__ import annotations
 
 import io
 import json
+import logging
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -25,7 +26,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.text import Text
 
-from vidseg.printable import visible, visible_json
+from vidseg.printable import VisibleFormatter, visible, visible_json
 
 PIPED_WIDTH = 120  # rich would fold tables to 80 columns where there is no terminal to measure
 LINE_INTERVAL_S = 10.0
@@ -84,6 +85,28 @@ def finish_stdout() -> None:
 def be_quiet(quiet: bool = True) -> None:
     """Leave out prose, tables and progress (`--quiet`); errors and `write` still come."""
     console.quiet = quiet
+
+
+class _Shown(logging.Handler):
+    """What the library logs, above the progress bar if there is one."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        errors.print(self.format(record), soft_wrap=True)
+
+
+def show_logs(level: int) -> Callable[[], None]:
+    """Show what is logged at this level or above; returns what ends it."""
+    root, handler = logging.getLogger(), _Shown()
+    handler.setFormatter(VisibleFormatter("%(message)s"))
+    before = root.level
+
+    def end() -> None:
+        root.removeHandler(handler)
+        root.setLevel(before)
+
+    root.addHandler(handler)
+    root.setLevel(level)
+    return end
 
 
 def write(text: str) -> None:

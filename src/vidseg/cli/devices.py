@@ -1,9 +1,9 @@
-"""How a model is run, as people write it: devices (cpu, cuda:1), and options of its method."""
+"""How a model is run, as people write it: where, at which size, how precisely, which options."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -17,6 +17,31 @@ Device = Annotated[
         help="cpu, cuda, cuda:1; default: a GPU if there is one.",
         rich_help_panel="How the model runs",
     ),
+]
+
+SeenSize = Annotated[
+    str | None,
+    typer.Option(
+        "--size",
+        help="HEIGHTxWIDTH to which frames are stretched for the model, or full for their own "
+        "size; labels keep theirs. Default: larger frames at the size that the model knows.",
+        rich_help_panel="How the model runs",
+    ),
+]
+
+Fit = Annotated[
+    str | None,
+    typer.Option(
+        "--fit",
+        help="Instead of --size: see frames at the largest size of their aspect in HEIGHTxWIDTH, "
+        "such as 480x853 for VSPW.",
+        rich_help_panel="How the model runs",
+    ),
+]
+
+Precision = Annotated[
+    str,
+    typer.Option("--precision", help="fp32, bf16 or fp16.", rich_help_panel="How the model runs"),
 ]
 
 ModelOption = Annotated[
@@ -38,6 +63,40 @@ def load_model(
     from vidseg.methods import load
 
     return load(name, device=device, **parse_options(options or (), "--model-option"))
+
+
+def parse_run(
+    size: str | None, fit: str | None, precision: str, sliding: str | None, device: str | None
+) -> dict[str, Any]:
+    """Read the options of how a model runs, as `segment` and `evaluate` take them in Python.
+
+    Args:
+        size: of `SeenSize`.
+        fit: of `Fit`.
+        precision: of `Precision`.
+        sliding: of `Sliding`.
+        device: of `Device`.
+
+    Raises:
+        ValueError: one of them is malformed, or the device is not here.
+    """
+    from vidseg.cli.options import parse_size, parse_sliding
+    from vidseg.inference.runner import make_views
+    from vidseg.precision import check_precision
+
+    is_full = size is not None and size.casefold() == "full"
+    seen = "full" if is_full else None if size is None else parse_size(size)
+    box = None if fit is None else parse_size(fit, "--fit")
+    make_views(size=seen, fit=box)
+    check_precision(precision)
+    crop, stride = (None, None) if sliding is None else parse_sliding(sliding)
+    return {
+        "size": seen,
+        "fit": box,
+        "precision": precision,
+        "sliding": crop if stride is None else (crop, stride),
+        "device": find_device(device),
+    }
 
 
 def find_device(text: str | None) -> str:

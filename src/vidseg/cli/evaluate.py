@@ -9,8 +9,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vidseg.cli import evaluation_options as given
-from vidseg.cli.devices import Device, ModelOption, find_device, load_model
-from vidseg.cli.options import Sliding, parse_options, parse_size, parse_sliding
+from vidseg.cli.devices import (
+    Device,
+    Fit,
+    ModelOption,
+    Precision,
+    SeenSize,
+    find_device,
+    load_model,
+    parse_run,
+)
+from vidseg.cli.options import Sliding, parse_options, parse_size
 
 if TYPE_CHECKING:
     from vidseg.data import VideoDataset
@@ -38,7 +47,8 @@ def evaluate(
     flow_weights: given.FlowWeights = None,
     flow_cache: given.FlowCache = None,
     every_frame: given.EveryFrame = False,
-    fit: given.Fit = None,
+    size: SeenSize = None,
+    fit: Fit = None,
     sliding: Sliding = None,
     model_option: ModelOption = None,
     flip: given.Flip = False,
@@ -46,7 +56,7 @@ def evaluate(
     context: given.Context = None,
     batch: given.Batch = 1,
     device: Device = None,
-    precision: given.Precision = "fp32",
+    precision: Precision = "fp32",
     save_labels: given.SaveLabels = None,
     out: given.Out = None,
     json: given.Json = False,
@@ -64,14 +74,14 @@ def evaluate(
     of_data |= {"--option": option, "--predictions": predictions, "--max-videos": max_videos}
     of_data |= {"--score-size": score_size}
     of_runs = {
-        "--fit": fit,
         "--save-labels": save_labels,
         "--flip": flip,
         "--scales": scales != "1",
         "--batch": batch > 1,
     }
-    of_runs |= {"--every-frame": every_frame, "--precision": precision != "fp32"}
-    of_models = {"--sliding": sliding, "--context": context, "--model-option": model_option}
+    of_runs |= {"--every-frame": every_frame}
+    of_models = {"--size": size, "--fit": fit, "--precision": precision != "fp32"}
+    of_models |= {"--sliding": sliding, "--context": context, "--model-option": model_option}
     _check_source(model, predictions, video, labels, (of_data, of_runs, of_models))
     from vidseg.cli.destinations import claimed, claimed_maps
     from vidseg.report.evaluation import Samples
@@ -83,20 +93,19 @@ def evaluate(
     with claimed(out, WRITTEN, force=force), claimed_maps(save_labels, force=force):
         if video:
             dataset = None
-            how = {"device": find_device(device), "sliding": _sliding(sliding), "context": context}
+            how = parse_run(size, fit, precision, sliding, device) | {"context": context}
             network = load_model(model, model_option)
             result = _run_videos(network, video, labels or [], **measured, **how)
         else:
             dataset = _open(data or "camvid", root, split or "val", protocol, option or [])
-            size = parse_size(score_size, "--score-size") if score_size else None
-            measured |= {"max_videos": max_videos, "score_size": size}
+            grid = parse_size(score_size, "--score-size") if score_size else None
+            measured |= {"max_videos": max_videos, "score_size": grid}
             if predictions is not None:
                 result = _score(predictions, dataset, **measured)
             else:
-                how = {"device": find_device(device), "sliding": _sliding(sliding)}
+                how = parse_run(size, fit, precision, sliding, device)
                 how |= {"context": context, "save_labels": save_labels, "batch_size": batch}
                 how |= {"flip": flip, "scales": _scales(scales), "every_frame": every_frame}
-                how |= {"fit": parse_size(fit, "--fit") if fit else None, "precision": precision}
                 result = _run_model(load_model(model, model_option), dataset, **measured, **how)
         if out is not None:
             _save(out, name, dataset, result, samples, command)
@@ -241,15 +250,6 @@ def shown(stack: ExitStack, description: str, unit: str = "frames") -> Progress:
         meter.advance(done - meter.done)
 
     return advance
-
-
-def _sliding(text: str | None) -> Any:
-    from vidseg.adapters.sliding import default_stride
-
-    if text is None:
-        return None
-    crop, stride = parse_sliding(text)
-    return crop, stride or default_stride(crop)
 
 
 def _scales(text: str) -> tuple[float, ...]:

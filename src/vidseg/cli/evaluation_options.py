@@ -127,14 +127,6 @@ EveryFrame = Annotated[
         rich_help_panel=STEADY,
     ),
 ]
-Fit = Annotated[
-    str | None,
-    typer.Option(
-        "--fit",
-        help="See frames at the largest size of their aspect in HEIGHTxWIDTH: 480x853 for VSPW.",
-        rich_help_panel=HOW,
-    ),
-]
 Flip = Annotated[
     bool,
     typer.Option("--flip", help="Average with the mirrored frames.", rich_help_panel=HOW),
@@ -156,9 +148,6 @@ Context = Annotated[
 ]
 Batch = Annotated[
     int, typer.Option("--batch", help="Windows or streams per pass.", rich_help_panel=HOW)
-]
-Precision = Annotated[
-    str, typer.Option("--precision", help="fp32, bf16 or fp16.", rich_help_panel=HOW)
 ]
 SaveLabels = Annotated[
     Path | None,

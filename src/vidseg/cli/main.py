@@ -130,6 +130,7 @@ def _show_version(asked: bool) -> None:
 
 @app.callback()
 def vidseg(
+    ctx: typer.Context,
     debug: Annotated[
         bool, typer.Option("--debug", help="Show the traceback of an error (anywhere on the line).")
     ] = False,
@@ -143,14 +144,11 @@ def vidseg(
 ) -> None:
     """Segment video: a class for every pixel of every frame, steady over time."""
     del version
-    from vidseg.cli.console import be_quiet
-    from vidseg.printable import VisibleFormatter
+    from vidseg.cli.console import be_quiet, show_logs
 
     be_quiet(quiet)
-    handler = logging.StreamHandler()
-    handler.setFormatter(VisibleFormatter("%(message)s"))
     level = logging.DEBUG if debug else logging.ERROR if quiet else logging.INFO
-    logging.basicConfig(level=level, handlers=[handler])
+    ctx.call_on_close(show_logs(level))
     for noisy in () if debug else ("PIL", "libav", "httpx", "torch", "accelerate"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
 

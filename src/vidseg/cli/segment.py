@@ -10,8 +10,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from vidseg.cli.devices import Device, ModelOption, find_device, load_model
-from vidseg.cli.options import Sliding, parse_size, parse_sliding
+from vidseg.cli.devices import (
+    Device,
+    Fit,
+    ModelOption,
+    Precision,
+    SeenSize,
+    load_model,
+    parse_run,
+)
+from vidseg.cli.options import Sliding
 
 if TYPE_CHECKING:
     from vidseg.inference.stream import SegmentedVideo
@@ -134,17 +142,12 @@ def segment(
             "--scene-cuts", help="Forget the past where a new scene begins.", rich_help_panel=MODEL
         ),
     ] = False,
-    size: Annotated[
-        str | None,
-        typer.Option(
-            "--size",
-            help="HEIGHTxWIDTH at which the model sees frames; labels stay full size.",
-            rich_help_panel=MODEL,
-        ),
-    ] = None,
+    size: SeenSize = None,
+    fit: Fit = None,
     sliding: Sliding = None,
     model_option: ModelOption = None,
     device: Device = None,
+    precision: Precision = "fp32",
     chunk_frames: Annotated[
         int,
         typer.Option(
@@ -190,7 +193,6 @@ def segment(
     130). Of a damaged file all frames are segmented that can be decoded; what was lost is reported
     in the end (exit code 1).
     """
-    from vidseg.adapters.sliding import SlidingWindow
     from vidseg.cli.console import console, errors
     from vidseg.cli.destinations import check_outputs, check_tracks, claimed_outputs, plan_outputs
     from vidseg.context import Prototypes
@@ -198,11 +200,10 @@ def segment(
     from vidseg.interrupts import terminate_as_interrupt
     from vidseg.video.reader import read_video
 
+    how = parse_run(size, fit, precision, sliding, device)
     paths = plan_outputs(source, out, formats or [])
     kept = _kept(save_context)
     check_outputs({**paths, **kept}, source, force=force)
-    windows = parse_sliding(sliding) if sliding else None
-    seen_size = parse_size(size) if size else None
     check_tracks(paths, all_tracks=all_tracks)
     reader = read_video(
         source,
@@ -213,7 +214,7 @@ def segment(
         strict=strict,
     )
     with claimed_outputs({**paths, **kept}, source, force=force), reader:
-        network = _load(model, model_option, device)
+        network = _load(model, model_option)
         if network.causal and (context or save_context):
             raise ValueError(
                 "--context and --save-context are for models that look at the whole video first "
@@ -222,8 +223,7 @@ def segment(
         results = segment_video(
             network,
             reader,
-            size=seen_size,
-            sliding=SlidingWindow(network, *windows) if windows else None,
+            **how,
             reset_on_cut=scene_cuts,
             chunk_frames=chunk_frames,
             context=None if context is None else Prototypes.load(context.expanduser()),
@@ -274,11 +274,11 @@ def _kept(path: Path | None) -> dict[str, Path]:
     return {"context": path.expanduser()}
 
 
-def _load(name: str | None, options: list[str] | None, device: str | None) -> VideoSegmenter:
+def _load(name: str | None, options: list[str] | None) -> VideoSegmenter:
     """Load the model, and say what it is and under which licence its weights are."""
     from vidseg.cli.console import console
 
-    model = load_model(name, options, device=find_device(device))
+    model = load_model(name, options)
     card = model.card
     console.print(
         f"model: {card.architecture or type(model).__name__}"

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from statistics import median_low
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -15,6 +16,9 @@ from vidseg.classes import IGNORE
 from vidseg.data.files import identity_table, map_values, read_indices, read_rgb
 from vidseg.data.label_code import LabelCode
 from vidseg.data.windows import Drawn, Window
+
+if TYPE_CHECKING:
+    from vidseg.values import SeenSize
 
 
 @dataclass(frozen=True)
@@ -154,10 +158,13 @@ class VideoDataset:
         ignore: label of pixels that count nowhere.
         void_is_error: labels predicted on pixels whose truth is void (`ignore`) count as false
             positives: `ConfusionMatrix(..., void_truth="false_positive")`.
+        seen_size: at which size models see the frames unless it is asked for another: "full", as
+            published protocols have it, or None for what the model's card knows.
         official_score: "vspw" where evaluations also give what VSPW's own tool would print.
     """
 
     ignore = IGNORE
+    seen_size: SeenSize = "full"
     official_score: str | None = None
 
     def __init__(

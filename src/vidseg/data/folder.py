@@ -36,6 +36,8 @@ class Folder(VideoDataset):
         passed_over: what lies in the folders of the videos and is not read, hidden files apart.
     """
 
+    seen_size = None  # one's own frames may be far larger than those of training
+
     def __init__(self, root: Path, split: str) -> None:
         """Index a split.
 

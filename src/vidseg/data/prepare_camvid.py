@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
-from collections import deque
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -27,6 +24,7 @@ from vidseg.data.files import (
     write_whole,
 )
 from vidseg.data.prepare import Prepared, Progress, copy_file, silent
+from vidseg.data.threads import in_threads
 from vidseg.data.transforms import resize_image
 from vidseg.documents import MAX_COUNT, checked, read_json, read_text
 
@@ -322,20 +320,27 @@ def _extract(
     if wanted is not None and all(map(is_there, wanted)):
         done.kept += len(list(wanted))
         return
-    writer = _Writer(done)
     number, problems = first - 1, len(done.problems)
     last = max(needed) if needed else None
     total = last - first + 1 if last is not None else None
-    with progress(path.name, total, unit="frames") as meter, writer:
+
+    def missing(meter: Any) -> Iterator[tuple[Path, np.ndarray]]:
+        nonlocal number
         for number, frame in _decode(path, first, done):
             if needed is None or number in needed:
                 if is_there(number):
                     done.kept += 1
                 else:
-                    writer.write(folder / f"{source.template.format(number)}.png", frame)
+                    image = frame.to_ndarray(format="rgb24")
+                    yield folder / f"{source.template.format(number)}.png", image
             meter.advance()
             if number == last:
                 break
+
+    with progress(path.name, total, unit="frames") as meter:
+        # Encoding takes longer than decoding.
+        for _ in in_threads(lambda job: write_image(*job), missing(meter)):
+            done.written += 1
     if last is not None and number < last:
         done.tell_damage(
             f"{path} ends with frame {number}, but frames up to {last} are labelled or wanted"
@@ -371,36 +376,6 @@ def _decode(path: Path, first: int, done: Prepared) -> Iterator[tuple[int, Video
             f"{path} is damaged after frame {number}: {announced} frames were announced, "
             f"{number - first + 1} came"
         )
-
-
-class _Writer:
-    """Encodes PNGs in threads, a few at a time: encoding takes longer than decoding."""
-
-    def __init__(self, done: Prepared) -> None:
-        self._done = done
-        self._workers = min(os.cpu_count() or 1, 8)
-        self._pool = ThreadPoolExecutor(self._workers)
-        self._waiting: deque[Future[None]] = deque()
-
-    def write(self, path: Path, frame: VideoFrame) -> None:
-        image = frame.to_ndarray(format="rgb24")
-        self._waiting.append(self._pool.submit(write_image, path, image))
-        if len(self._waiting) > 2 * self._workers:
-            self._finish_one()
-
-    def _finish_one(self) -> None:
-        self._waiting.popleft().result()
-        self._done.written += 1
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: object, *_: object) -> None:
-        try:
-            while self._waiting and kind is None:
-                self._finish_one()
-        finally:
-            self._pool.shutdown(cancel_futures=True)
 
 
 def find_shift(out: Path, images: Path, *, reach: int = 2, samples: int = 6) -> list[str]:

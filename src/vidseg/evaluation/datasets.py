@@ -4,7 +4,6 @@ import math
 import warnings
 from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import nullcontext
-from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -20,11 +19,11 @@ from vidseg.evaluation.scorer import Scorer
 from vidseg.evaluation.truth import check_score_size, dataset_conventions, labelled_frames
 from vidseg.flow.estimator import FlowEstimator
 from vidseg.inference.context import VideoContexts, check_contexts, context_name
-from vidseg.inference.runner import Runner, views
+from vidseg.inference.runner import Runner, Windows, make_views
 from vidseg.metrics.consistency import Protocol
 from vidseg.precision import Precision, check_precision
 from vidseg.segmenter import VideoSegmenter
-from vidseg.values import Size
+from vidseg.values import SeenSize, Size
 
 
 def evaluate(
@@ -37,8 +36,9 @@ def evaluate(
     device: torch.device | str | None = None,
     precision: Precision = "fp32",
     batch_size: int = 1,
+    size: SeenSize = None,
     fit: Size | None = None,
-    sliding: tuple[Size, Size] | None = None,
+    sliding: Windows = None,
     flip: bool = False,
     scales: Sequence[float] = (1.0,),
     context: Path | str | None = None,
@@ -69,10 +69,14 @@ def evaluate(
         device: where to run; default: where the model is. The model is moved there.
         precision: "bf16" and "fp16" run under autocast.
         batch_size: windows, or streams in lockstep, per forward pass.
-        fit: (H, W) of a box: the model sees a frame at the largest size of its own aspect in it
-            (`size_within`), then stretched to what it takes. Published VSPW figures are of
-            (480, 853). `scales` multiply it.
-        sliding: ((crop height, crop width), (stride height, stride width)); default whole image.
+        size: (H, W) to which frames are stretched for the model, or "full" for their own size. By
+            default as the data set has it: published ones at their own size; folders of one's own
+            as `segment` does, larger frames at the size that the model's card knows.
+        fit: (H, W) of a box instead: the model sees a frame at the largest size of its own aspect
+            in it (`size_within`), then stretched to what it takes. Published VSPW figures are of
+            (480, 853). `scales` multiply it, or the size.
+        sliding: ((crop height, crop width), (stride height, stride width)), or the crop alone;
+            default whole image.
         flip: average the softmax maps with those of the mirrored frames.
         scales: average the softmax maps over these sizes of the frames. Every scale and flip is
             a stream of its own: memory frames are transformed as the frame is.
@@ -99,14 +103,17 @@ def evaluate(
             one called void may come on top: it is a miss of the true class wherever it is), there
             is no labelled frame, or the data set does not know its exact flow.
     """
-    _check_options(precision, batch_size, scales, fit)
+    check_precision(precision)
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+    shown = dataset.seen_size if size is None and fit is None else size
+    views = make_views(size=shown, fit=fit, scales=scales, flip=flip)
     check_score_size(score_size, flow)
     has_void = _has_void(model, dataset)
     _check_classes(model, dataset, has_void=has_void)
     wanted = labelled_frames(
         dataset, max_videos=max_videos, max_frames=max_frames, every_frame=every_frame
     )
-    device = torch.device(device) if device is not None else _device_of(model)
     motion = open_motion(flow, dataset, tc)
     folder = None if context is None else Path(context)
     check_contexts(model, folder, (video.name for video in wanted))
@@ -121,12 +128,15 @@ def evaluate(
         every_frame=every_frame,
     )
     was_training = model.training
-    model.for_inference(device)
-    void_to = dataset.ignore if has_void else None
-    seen = views(scales, flip, fit)
-    runner = Runner(model, device, precision, sliding, seen, void_to)
-    sees = [partial(view.see, card=model.card) for view in seen]
-    contexts = VideoContexts(model, dataset, sees, folder)
+    runner = Runner(
+        model,
+        device=device,
+        views=views,
+        precision=precision,
+        sliding=sliding,
+        void_to=dataset.ignore if has_void else None,
+    )
+    contexts = VideoContexts(model, dataset, runner.sees, folder)
     passes = Passes(runner, dataset, contexts, wanted, batch_size, score_size)
     runs = chain(passes.streams(plan.streamed), passes.windows(plan.windowed))
     total = sum(map(len, plan.coming.values()))
@@ -165,10 +175,6 @@ def _take(
         told(done)
 
 
-def _device_of(model: VideoSegmenter) -> torch.device:
-    return next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
-
-
 class _Plan(NamedTuple):
     """Which videos run as streams and which as windows, and the frames of each that will come."""
 
@@ -195,18 +201,6 @@ def _planned(
     windowed = [video for video in wanted if video not in streamed]
     coming: dict[Video, Collection[int]] = {video: range(len(video)) for video in streamed}
     return _Plan(streamed, windowed, coming | {video: wanted[video] for video in windowed})
-
-
-def _check_options(
-    precision: str, batch_size: int, scales: Sequence[float], fit: Size | None
-) -> None:
-    check_precision(precision)
-    if batch_size < 1:
-        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
-    if not scales or any(not 0 < scale <= 8 for scale in scales):
-        raise ValueError(f"scales must be ratios in (0, 8], got {tuple(scales)}")
-    if fit is not None and (len(fit) != 2 or min(fit) < 1):
-        raise ValueError(f"fit must be (height, width) of 1 px or more, got {fit}")
 
 
 def _has_void(model: VideoSegmenter, dataset: VideoDataset) -> bool:

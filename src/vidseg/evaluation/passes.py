@@ -1,22 +1,20 @@
 """Runs over the videos of a data set: as streams in lockstep, or as windows, one per label."""
 
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from vidseg.data.clip import Video, VideoDataset
+from vidseg.data.threads import in_threads
 from vidseg.evaluation.result import Observed
 from vidseg.evaluation.truth import read_truth
 from vidseg.inference.context import VideoContexts
-from vidseg.inference.runner import Runner
+from vidseg.inference.runner import Memories, Runner
 from vidseg.values import Size
 
-Item = TypeVar("Item")
-Made = TypeVar("Made")
+_AHEAD = 3  # frames or windows that are read while the network runs
 
 
 class _Window(NamedTuple):
@@ -67,13 +65,15 @@ class Passes:
             steps = range(max(len(video) for video in group))
             contexts = self.contexts(group)
             memories = None
-            for step, loaded in enumerate(_read_ahead(steps, self._reader(group), workers=1)):
+            for step, loaded in enumerate(
+                in_threads(self._reader(group), steps, workers=1, ahead=_AHEAD)
+            ):
                 images = np.stack([image for image, _ in loaded])[:, None]
                 sizes = [
                     grid if truth is None else _size(truth)
                     for grid, (_, truth) in zip(grids, loaded, strict=True)
                 ]
-                labels, memories, ms = self.runner(images, memories, sizes, contexts)
+                labels, memories, ms = self._label(images, memories, sizes, contexts)
                 yield [
                     Observed(video, step, image, label, truth, ms)
                     for video, label, (image, truth) in zip(group, labels, loaded, strict=True)
@@ -91,7 +91,7 @@ class Passes:
         """
         batch: list[_Window] = []
         places = [(video, index) for video in videos for index in self.wanted[video]]
-        for window in _read_ahead(places, self._read_window):
+        for window in in_threads(self._read_window, places, workers=2, ahead=_AHEAD):
             is_full = len(batch) == self.batch_size
             kinds = {(w.clip.shape, w.phase) for w in (*batch[:1], window)}
             if batch and (is_full or len(kinds) > 1):
@@ -105,19 +105,33 @@ class Passes:
         clips = np.stack([window.clip for window in batch])
         sizes = [_size(window.truth) for window in batch]
         contexts = self.contexts([window.video for window in batch])
-        labels, _, ms = self.runner(clips, None, sizes, contexts, phase=batch[0].phase)
+        labels, _, ms = self._label(clips, None, sizes, contexts, phase=batch[0].phase)
         return [
             Observed(w.video, w.frame_index, w.clip[-1], label, w.truth, ms)
             for label, w in zip(labels, batch, strict=True)
         ]
 
+    def _label(
+        self,
+        images: np.ndarray,
+        memories: Memories | None,
+        sizes: Sequence[Size],
+        contexts: tuple[Any, ...],
+        phase: int = 0,
+    ) -> tuple[list[np.ndarray], Memories, float | None]:
+        """The last frame's labels of each stream, the next memories, and the ms of a warm pass."""
+        how = {"sizes": sizes, "contexts": contexts, "phase": phase}
+        found = self.runner(images, memories, readout="last", **how)
+        labels = [maps[-1] for maps in found.labels]
+        return labels, found.memories, found.ms if self.runner.is_warm else None
+
     def _read_window(self, at: tuple[Video, int]) -> _Window:
         video, index = at
         image, truth = self._read(video, index)
         assert truth is not None, "only labelled frames are wanted"
-        *past, _ = window = self.runner.window_frames(index)
+        *past, _ = window = self.runner.model.window_frames(index)
         images = [*(self.dataset.read_frame(video.frames[i]) for i in past), image]
-        phase = window[0] % self.runner.period
+        phase = window[0] % self.runner.model.period
         return _Window(video, index, _stack(images, video), truth, phase)
 
     def _reader(
@@ -167,17 +181,3 @@ def _sizes(images: list[np.ndarray]) -> str:
 
 def _size(array: np.ndarray) -> Size:
     return array.shape[0], array.shape[1]
-
-
-def _read_ahead(
-    items: Iterable[Item], read: Callable[[Item], Made], *, workers: int = 2, depth: int = 3
-) -> Iterator[Made]:
-    """Read the next few while the network runs; order is kept, the queue is bounded."""
-    with ThreadPoolExecutor(max_workers=workers) as pool:
-        waiting: deque[Future[Made]] = deque()
-        for item in items:
-            waiting.append(pool.submit(read, item))
-            if len(waiting) > depth:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()

@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from vidseg.adapters.sliding import SlidingWindow, sliding_name
 from vidseg.data.clip import Video, VideoDataset
 from vidseg.data.folder import find_masks
 from vidseg.data.label_code import LabelCode
@@ -22,10 +21,13 @@ from vidseg.evaluation.scorer import Scorer
 from vidseg.evaluation.truth import dataset_conventions
 from vidseg.flow.estimator import FlowEstimator
 from vidseg.inference.context import check_contexts, context_name, read_context
-from vidseg.inference.stream import FrameResult, classes_of, segment
+from vidseg.inference.frame_result import FrameResult, classes_of
+from vidseg.inference.runner import Windows
+from vidseg.inference.stream import segment
 from vidseg.metrics.consistency import Protocol
+from vidseg.precision import Precision
 from vidseg.segmenter import VideoSegmenter
-from vidseg.values import Size
+from vidseg.values import SeenSize, Size
 from vidseg.video.images import in_order
 from vidseg.video.reader import FrameReader, read_video
 
@@ -38,7 +40,10 @@ def evaluate_videos(
     flow: FlowEstimator | None = None,
     tc: Protocol = "vidseg",
     device: torch.device | str | None = None,
-    sliding: tuple[Size, Size] | None = None,
+    size: SeenSize = None,
+    fit: Size | None = None,
+    precision: Precision = "fp32",
+    sliding: Windows = None,
     context: Path | str | None = None,
     max_frames: int | None = None,
     observe: Observer | None = None,
@@ -58,7 +63,11 @@ def evaluate_videos(
         flow: along which neighbouring frames are compared; None for no comparison.
         tc: protocol of TC, as for `evaluate`.
         device: where to run; default: where the model is. The model is moved there.
-        sliding: ((crop height, crop width), (stride height, stride width)); default whole image.
+        size: as for `segment`: (H, W), "full", or by default the size that the model's card knows.
+        fit: as for `segment`.
+        precision: "bf16" and "fp16" run under autocast.
+        sliding: ((crop height, crop width), (stride height, stride width)), or the crop alone;
+            default whole image.
         context: of a model that is not causal, a folder as for `evaluate`. By default each video
             is read twice, first the whole of it, whatever `max_frames` is.
         max_frames: only so many frames of each video, from its start.
@@ -75,7 +84,6 @@ def evaluate_videos(
     dataset = _described(model, readers, labels, max_frames)
     folder = None if context is None else Path(context)
     check_contexts(model, folder, (video.name for video in dataset.videos))
-    model.for_inference(device)
     scorer = Scorer(
         dataset,
         {video.name: range(len(video)) for video in dataset.videos},
@@ -83,11 +91,21 @@ def evaluate_videos(
         observe=observe,
         every_frame=True,
     )
-    windows = None if sliding is None else SlidingWindow(model, *sliding)
-    done, passes_ms = 0, []
+    done, passes_ms, run_as = 0, [], {}
     for video, reader in zip(dataset.videos, readers, strict=True):
         known = None if folder is None else read_context(folder, video.name)
-        results = segment(model, reader, sliding=windows, reset_on_cut=True, context=known)
+        results = segment(
+            model,
+            reader,
+            device=device,
+            size=size,
+            fit=fit,
+            precision=precision,
+            sliding=sliding,
+            reset_on_cut=True,
+            context=known,
+        )
+        run_as = results.session.runner.conventions
         with closing(results):
             for frame in _observed(dataset, video, islice(results, len(video))):
                 passes_ms.append(frame.ms)
@@ -100,10 +118,7 @@ def evaluate_videos(
         **dataset_conventions(dataset),
         "run_as": "stream",
         "scene_cuts": "the memory begins anew; nothing is compared across one",
-        "window_frames": model.window_length,
-        "image": sliding_name(sliding),
-        "precision": "fp32",
-        "device": next((p.device.type for p in model.parameters()), "cpu"),
+        **{name: run_as[name] for name in run_as if name not in ("scales", "flip")},
     }
     if not model.causal:
         conventions["context"] = context_name(folder)

@@ -18,7 +18,8 @@ import numpy as np
 from PIL import Image
 
 from vidseg.atomic import Part, together
-from vidseg.inference.stream import FrameResult, SegmentedVideo
+from vidseg.inference.frame_result import FrameResult
+from vidseg.inference.stream import SegmentedVideo
 from vidseg.interrupts import hold_interrupts
 from vidseg.video.render import PICTURE_SUFFIXES, label_picture, save_picture
 from vidseg.video.writer import VideoWriter

@@ -44,6 +44,7 @@ from vidseg.training.samples import (
     load_batches,
     open_source,
     samples_fps,
+    trained_size,
     training_samples,
 )
 from vidseg.training.schedule import make_schedule
@@ -315,7 +316,12 @@ class _Run:
             found = training_samples(dataset, self.config, self.model, scorer, contexts)
         unit = "videos" if self.config.data.sampling == "videos" else "labelled frames"
         trained_on = f"{dataset.name}: {len(found)} {unit}"
-        self.model.card = replace(self.model.card, fps=samples_fps(found), trained_on=trained_on)
+        self.model.card = replace(
+            self.model.card,
+            size=trained_size(dataset, self.config.data),
+            fps=samples_fps(found),
+            trained_on=trained_on,
+        )
         return found
 
     def _open_loss(self, teacher: Teacher | None) -> TrainingStep:

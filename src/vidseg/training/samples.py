@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Sampler
 
+from vidseg.card import Card
 from vidseg.data import (
     Choice,
     ClipDataset,
@@ -32,6 +33,7 @@ from vidseg.data.glance import describe_missing, glance
 from vidseg.data.pairs import Neighbours, PairDataset, WithVideo
 from vidseg.data.windows import Window, reach
 from vidseg.flow import open_flow
+from vidseg.inference.runner import View
 from vidseg.segmenter import VideoSegmenter
 from vidseg.training.config import (
     ChosenMemory,
@@ -41,6 +43,7 @@ from vidseg.training.config import (
     TrainingConfig,
 )
 from vidseg.training.teacher import saved_scores
+from vidseg.values import Size
 
 log = logging.getLogger("vidseg.training")
 _ADVICE = "vidseg data check says what the files hold"
@@ -295,6 +298,14 @@ def samples_fps(samples: Samples) -> float | None:
     if isinstance(samples, ClipDataset):
         return window_fps([samples.snippet(number) for number in range(len(samples))])
     return (samples.pairs if isinstance(samples, WithVideo) else samples).dataset.videos[0].fps
+
+
+def trained_size(dataset: VideoDataset, data: DataConfig) -> Size:
+    """The (H, W) of whole frames as training shows them; those of the first video stand for all."""
+    image = dataset.read_frame(dataset.videos[0].frames[0])
+    frame = (image.shape[0], image.shape[1])
+    scale = min(max(1.0, data.scale[0]), data.scale[1])
+    return View(scale, fit=data.base_size).size_of(frame, Card())
 
 
 def plain_frames(

@@ -80,6 +80,7 @@ def validate(
         model,
         dataset,
         precision=config.precision,
+        size="full",
         sliding=config.validation.sliding,
         scales=(config.validation.scale,),
         context=None if contexts is None else contexts.folder,

@@ -292,7 +292,7 @@ def _read_arrays(images: Iterable[np.ndarray], cut: Cut, fps: Fraction) -> Frame
     wanted = slice(clock.first_at(cut.start), stop, cut.every)
     chosen = islice(enumerate(images), wanted.start, wanted.stop, cut.every)
     stands_s = float(cut.every / fps)
-    frames = (Frame(k, clock.time_s(k), _checked(image, k), stands_s) for k, image in chosen)
+    frames = (Frame(k, clock.time_s(k), check_image(image, k), stands_s) for k, image in chosen)
     count = None
     if isinstance(images, Sized) and not isinstance(images, Iterator):
         count = len(range(len(images))[wanted])
@@ -301,7 +301,17 @@ def _read_arrays(images: Iterable[np.ndarray], cut: Cut, fps: Fraction) -> Frame
     return FrameReader("the images", frames, fps=fps / cut.every, num_frames=count)
 
 
-def _checked(image: Any, index: int) -> np.ndarray:
+def check_image(image: Any, index: int) -> np.ndarray:
+    """A frame that a program gives, as one block of memory.
+
+    Args:
+        image: wanted (H, W, 3) uint8 RGB.
+        index: of the frame, for messages.
+
+    Raises:
+        TypeError: it is no array, or not of uint8.
+        ValueError: it has another shape, or no pixel.
+    """
     if not isinstance(image, np.ndarray) or image.dtype != np.uint8:
         got = image.dtype if isinstance(image, np.ndarray) else type(image).__name__
         raise TypeError(
