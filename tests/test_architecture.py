@@ -37,6 +37,7 @@ FLOORS = [
         "shortage",
         "suggest",
         "timing",
+        "training_needs",
         "values",
     },
     {"layers", "card", "card_file", "weights", "context", "video"},
@@ -157,7 +158,7 @@ def test_parts_that_serve_every_method_name_none() -> None:
 
 # A method imports another only where its paper builds on it; these two serve several methods.
 BUILDS_ON = {("cffmpp", "cffm")}
-SERVE_METHODS = {"method", "staged"}
+SERVE_METHODS = {"method", "queries", "query_checkpoints", "staged"}
 
 
 def test_methods_import_each_other_only_where_a_paper_builds_on_another() -> None:

@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from vspw_shaped import file_values, write_vspw
 
 import vidseg
 from vidseg.classes import VSPW
 from vidseg.data import ClipDataset, EvalTransform, open_dataset, preceding, snippets, vspw
 from vidseg.data.vspw import label_table
-from vspw_shaped import file_values, write_vspw
 
 
 def save(path: Path, values: object) -> Path:

@@ -6,11 +6,11 @@ import json
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
-
 from command_line import run
-from vidseg.classes import VSPW
+from PIL import Image
 from vspw_shaped import write_vspw
+
+from vidseg.classes import VSPW
 
 SMALL = (
     "data.base_size=[64,48]",

@@ -2,9 +2,9 @@
 
 import pytest
 import torch
+from settled import settle
 from torch.nn import functional as F
 
-from settled import settle
 from vidseg.layers.windows import WindowMining
 
 LOW, HIGH = range(4), range(3, 7)

@@ -83,3 +83,27 @@ class Prototypes:
 
 
 register_value(Prototypes, static=frozenset({"video"}))
+
+
+@dataclass(frozen=True)
+class QueryClasses:
+    """What each of Q queries says of its class over the whole of each of B videos.
+
+    Attributes:
+        logits: (B, Q, K + 1), the mean over all frames; the last class is "no object".
+        video: the name of the video that they are of, where it is known.
+
+    Example:
+        >>> QueryClasses(torch.zeros(1, 200, 125)).logits.shape
+        torch.Size([1, 200, 125])
+    """
+
+    logits: Tensor
+    video: str = ""
+
+    def to(self, *args: Any, **options: Any) -> "QueryClasses":
+        """The same on another device or of another dtype; arguments as `Tensor.to`."""
+        return pytree.tree_map(lambda leaf: leaf.to(*args, **options), self)
+
+
+register_value(QueryClasses, static=frozenset({"video"}))

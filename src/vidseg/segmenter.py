@@ -10,7 +10,7 @@ in one place, `VideoSegmenter.forward`, so that clip and stream cannot differ.
 Shapes: B streams, T frames, T' frames read out, C classes, H W full size, h w output stride.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal, Self
 
@@ -21,6 +21,7 @@ from torch.utils import _pytree as pytree
 from vidseg.card import Card
 from vidseg.layers.resize import largest_class, resize
 from vidseg.losses.criterion import CROSS_ENTROPY, Criterion
+from vidseg.training_needs import TrainingNeeds
 from vidseg.values import Memory, register_value
 
 Feature = Any
@@ -77,31 +78,6 @@ class Segmentation:
 
 
 register_value(Segmentation, static=frozenset({"image_size", "align_corners"}))
-
-
-def last_leaf(fused: Feature) -> Tensor:
-    """The last tensor of a pytree."""
-    return pytree.tree_leaves(fused)[-1]
-
-
-@dataclass(frozen=True)
-class TrainingNeeds:
-    """What a segmenter wants of its trainer, and nobody else asks for.
-
-    Attributes:
-        frame_statistics: encode frame by frame, the last one first, so that batch normalisation
-            sees one time index at a time (TMANet's authors); otherwise a clip is one batch.
-        clip_labels: `losses` also reads the labels of earlier frames of the chunk.
-        host_parts: names of the modules that an image network brought, where the method was put
-            into one; a second stage of training keeps them as they are.
-        distilled: picks the (N, D, h, w) map that a student copies from a teacher out of what
-            `decode` reads.
-    """
-
-    frame_statistics: bool = False
-    clip_labels: bool = False
-    host_parts: tuple[str, ...] = ()
-    distilled: Callable[[Feature], Tensor] = last_leaf
 
 
 class VideoSegmenter(nn.Module):

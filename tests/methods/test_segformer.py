@@ -2,10 +2,10 @@
 
 import pytest
 import torch
+from settled import count, settle
 from torch import nn
 
 import vidseg
-from settled import count, settle
 from vidseg.backbones import build_backbone
 from vidseg.backbones.imagenet import load_imagenet
 from vidseg.backbones.mit import EfficientAttention

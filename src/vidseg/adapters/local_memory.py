@@ -19,7 +19,8 @@ from vidseg.card import Card
 from vidseg.layers.gated_fusion import REDUCED
 from vidseg.layers.local_attention import Border
 from vidseg.layers.memory_attention import KeyValue, LocalMemoryAttention
-from vidseg.segmenter import Memory, TrainingNeeds, VideoSegmenter
+from vidseg.segmenter import Memory, VideoSegmenter
+from vidseg.training_needs import TrainingNeeds
 
 
 @dataclass(frozen=True)

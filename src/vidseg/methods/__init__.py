@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from vidseg.backbones import network_of
+from vidseg.backbones import BACKBONES, network_of
 from vidseg.card import MAX_CLASSES, Card
 from vidseg.classes import ClassSet
 from vidseg.hub import download
@@ -19,9 +19,12 @@ from vidseg.methods.erfnet import ERFNet
 from vidseg.methods.fcn import FCN
 from vidseg.methods.lmanet import LMANet
 from vidseg.methods.method import Method, Options
+from vidseg.methods.pmt import LVMT, PMT
 from vidseg.methods.pspnet import PSPNet
 from vidseg.methods.segformer import SegFormer
 from vidseg.methods.tmanet import TMANet
+from vidseg.methods.videomt import VidEoMT
+from vidseg.segmenter import VideoSegmenter
 from vidseg.suggest import did_you_mean
 from vidseg.weights import load_file, read_checkpoint, state_dict_of
 
@@ -36,6 +39,9 @@ METHODS: dict[str, type[Method]] = {
     "lmanet": LMANet,
     "cffm": CFFM,
     "cffmpp": CFFMPlus,
+    "videomt": VidEoMT,
+    "pmt": PMT,
+    "lvmt": LVMT,
 }
 """family -> class; the names that `create` takes are those of `Method.names`."""
 
@@ -112,8 +118,10 @@ def create(name: str, num_classes: int, **options: object) -> Method:
 
 def _options_of(method: type[Method], arguments: Options) -> list[str]:
     """The names of what a method's class takes by name, and of what its backbone takes."""
-    makers: list[Callable[..., object]] = [method]
-    if "backbone" in arguments:
+    makers: list[Callable[..., object]] = [
+        maker for maker in method.__mro__ if issubclass(maker, VideoSegmenter)
+    ]
+    if arguments.get("backbone") in BACKBONES:
         makers.append(network_of(arguments["backbone"]))
     return [name for maker in makers for name in _keywords(maker)]
 
@@ -291,14 +299,16 @@ def _official_card(
 ) -> Card:
     cls = type(model)
     family = next(family for family, known in METHODS.items() if known is cls)
+    name = cls.name_of(family, arguments)
+    made = cls.variants[cls.names(family)[name]]
     origin = "a state dict" if isinstance(source, Mapping) else Path(source).name
     classes = cls.official_classes.get(arguments["num_classes"], ClassSet((), ()))
     return replace(
         model.card,
         classes=classes.names,
         palette=classes.palette,
-        architecture=cls.name_of(family, arguments),
-        options={k: v for k, v in arguments.items() if k != "backbone"},
+        architecture=name,
+        options={k: v for k, v in arguments.items() if k != "backbone" or k not in made},
         source=f"the authors' checkpoint, converted from {origin}",
     )
 

@@ -38,7 +38,8 @@ from vidseg.layers.resize import resize
 from vidseg.layers.windows import WindowMining, relative_index, rolled_index
 from vidseg.losses.criterion import CROSS_ENTROPY, Criterion
 from vidseg.methods.method import Method, Options
-from vidseg.segmenter import Memory, Segmentation, TrainingNeeds
+from vidseg.segmenter import Memory, Segmentation
+from vidseg.training_needs import TrainingNeeds
 from vidseg.weights import load_strictly
 
 # The clip of each of the first frames, as in the authors' test; afterwards it is three frames, at

@@ -26,7 +26,8 @@ from vidseg.layers.heads import Classifier, ConvBlock, FCNHead
 from vidseg.layers.memory_read import read_memory
 from vidseg.methods.method import Options
 from vidseg.methods.staged import StagedSegmenter, Stages
-from vidseg.segmenter import Memory, TrainingNeeds
+from vidseg.segmenter import Memory
+from vidseg.training_needs import TrainingNeeds
 from vidseg.weights import load_strictly
 
 

@@ -312,6 +312,11 @@ class OptimiserConfig(Part):
         description="what is decayed: all; weights: neither norms nor biases; not-norms: all but "
         "norms; not-backbone-norms: all but those of the backbone, as CFFM's code does",
     )
+    layer_decay: Annotated[float, Field(gt=0, le=1)] = Field(
+        1.0,
+        description="rate of each layer of a pre-trained transformer, times that of the layer "
+        "above it (VidEoMT: 0.6)",
+    )
     clip_norm: Annotated[float, Field(gt=0)] | None = Field(
         None, description="largest norm of the gradient; none by default"
     )
@@ -337,6 +342,12 @@ class ScheduleConfig(Part):
     floor: Rate = Field(0.0, description="smallest rate; what the polynomial ends at")
     warmup_iterations: Count = Field(0, description="steps of warm-up")
     warmup_start: Share = Field(0.1, description="share of the rate at the first step")
+    encoder_start: Annotated[int, Field(ge=0)] = Field(
+        0, description="steps in which a pre-trained transformer stands still"
+    )
+    encoder_warmup: Annotated[int, Field(ge=0)] = Field(
+        0, description="steps over which its rate grows from nothing afterwards"
+    )
 
 
 class FreezeConfig(Part):
@@ -370,6 +381,11 @@ class TrainingConfig(Part):
     optimiser: OptimiserConfig = OptimiserConfig()  # pyright: ignore[reportCallIssue]
     schedule: ScheduleConfig = ScheduleConfig()  # pyright: ignore[reportCallIssue]
     checkpoint: CheckpointConfig = CheckpointConfig()  # pyright: ignore[reportCallIssue]
+    truncate: Positive | None = Field(
+        None,
+        description="cut clips into chunks of so many frames: the memory goes on, gradients stop; "
+        "each chunk has its own loss (LVMT: 5 of 15)",
+    )
     iterations: Positive = Field(description="optimiser steps")
     batch_size: Many = Field(
         8, description="samples per optimiser step, over all processes and accumulated batches"

@@ -47,7 +47,7 @@ from vidseg.training.samples import (
     trained_size,
     training_samples,
 )
-from vidseg.training.schedule import make_schedule
+from vidseg.training.schedule import encoder_share, make_schedule
 from vidseg.training.step import TrainingStep, build_model, draw_seed
 from vidseg.training.teacher import Teacher, load_teacher
 from vidseg.training.validation import open_validation, validate
@@ -182,7 +182,9 @@ class _Run:
         if config.ema is not None:
             self.averaged = open_average(self.model, config.ema, step=self.start)
         self.loss = self._open_loss(teacher)
-        groups, self.names = parameter_groups(self.loss, config.optimiser)
+        groups, self.names = parameter_groups(
+            self.loss, config.optimiser, self.model.training_needs().layers_above
+        )
         optimiser = make_optimiser(groups, config.optimiser)
         if state is not None:
             self._restore(state, optimiser)
@@ -198,9 +200,12 @@ class _Run:
         """One optimiser step; -> its record. Nothing is changed where the loss is not finite."""
         config, accelerator = self.config, self.accelerator
         set_training(self.model, config.freeze_bn, self.still_parts)
+        needs, spec = self.model.training_needs(), config.schedule
+        needs.begin_step(step, config.iterations)
         rate = self.schedule.rate(step)
+        slowed = encoder_share(step, spec.encoder_start, spec.encoder_warmup)
         for group in self.optimiser.param_groups:
-            group["lr"] = rate * group["multiplier"]
+            group["lr"] = rate * group["multiplier"] * (slowed if group["encoder"] else 1.0)
 
         sums: dict[str, float] = {}
         names: list[str] = []
@@ -331,7 +336,12 @@ class _Run:
             trained = nn.SyncBatchNorm.convert_sync_batchnorm(self.model)
         distillation = self.config.loss.distillation
         is_precomputed = distillation is not None and distillation.precomputed is not None
-        return TrainingStep(trained, self.config.loss, None if is_precomputed else teacher)  # pyright: ignore[reportArgumentType]
+        return TrainingStep(
+            trained,  # pyright: ignore[reportArgumentType]
+            self.config.loss,
+            None if is_precomputed else teacher,
+            truncate=self.config.truncate,
+        )
 
     def _open_records(self) -> Metrics | None:
         """Write the environment, start the trackers; -> the metrics, in the main process."""

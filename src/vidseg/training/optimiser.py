@@ -1,7 +1,7 @@
 """Parameter groups, the optimiser's state by name, frozen parts, averaged weights."""
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -11,21 +11,25 @@ from torch.optim.swa_utils import AveragedModel
 
 from vidseg.segmenter import VideoSegmenter
 from vidseg.training.config import FreezeConfig, OptimiserConfig
+from vidseg.training_needs import no_layer
 
 
 def parameter_groups(
-    model: nn.Module, config: OptimiserConfig
+    model: nn.Module,
+    config: OptimiserConfig,
+    layers_above: Callable[[str], int | None] = no_layer,
 ) -> tuple[list[dict[str, Any]], list[str]]:
     """Sort the parameters by their rate and weight decay.
 
     Args:
         model: the model with its loss; the parameters of the model's `backbone` take the base
             rate, all others the head's.
-        config: `head_multiplier`, `weight_decay`, `decay`.
+        config: `head_multiplier`, `layer_decay`, `weight_decay`, `decay`.
+        layers_above: see `TrainingNeeds`; asked with the segmenter's own names.
 
     Returns:
-        Groups for the optimiser (each with its "multiplier" of the rate), and the names of all
-        parameters in the order of the groups.
+        Groups for the optimiser (each with its "multiplier" of the rate, and whether it is of a
+        pre-trained "encoder"), and the names of all parameters in the order of the groups.
     """
     norms = {
         id(parameter)
@@ -33,12 +37,14 @@ def parameter_groups(
         if isinstance(module, (_NormBase, nn.LayerNorm, nn.GroupNorm))
         for parameter in module.parameters(recurse=False)
     }
-    sorted_: dict[tuple[float, float], list[tuple[str, Tensor]]] = {}
+    sorted_: dict[tuple[float, float, bool], list[tuple[str, Tensor]]] = {}
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
         is_norm, in_backbone = id(parameter) in norms, name.startswith("model.backbone.")
-        multiplier = 1.0 if in_backbone else config.head_multiplier
+        above = layers_above(name.removeprefix("model."))
+        multiplier = 1.0 if in_backbone or above is not None else config.head_multiplier
+        multiplier *= config.layer_decay ** (above or 0)
         spared = {
             "all": False,
             "weights": is_norm or name.endswith("bias"),
@@ -46,10 +52,16 @@ def parameter_groups(
             "not-backbone-norms": is_norm and in_backbone,
         }
         decay = 0.0 if spared[config.decay] else config.weight_decay
-        sorted_.setdefault((multiplier, decay), []).append((name, parameter))
+        key = (multiplier, decay, above is not None)
+        sorted_.setdefault(key, []).append((name, parameter))
     groups = [
-        {"params": [p for _, p in members], "multiplier": multiplier, "weight_decay": decay}
-        for (multiplier, decay), members in sorted_.items()
+        {
+            "params": [p for _, p in members],
+            "multiplier": multiplier,
+            "weight_decay": decay,
+            "encoder": is_encoder,
+        }
+        for (multiplier, decay, is_encoder), members in sorted_.items()
     ]
     return groups, [name for members in sorted_.values() for name, _ in members]
 

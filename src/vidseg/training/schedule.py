@@ -49,6 +49,23 @@ def _warm_up(step: int, iterations: int, start: float) -> float:
     return start + (1 - start) * step / iterations if step < iterations else 1.0
 
 
+def encoder_share(step: int, start: int, warm_up: int) -> float:
+    """Share of its rate that a pre-trained encoder learns with: none, then linearly all of it.
+
+    Args:
+        step: 0 for the first step.
+        start: steps in which it stands still.
+        warm_up: steps over which the share grows from 0 to 1.
+
+    Example:
+        >>> [encoder_share(step, 500, 1000) for step in (499, 500, 1000, 1500)]
+        [0.0, 0.0, 0.5, 1.0]
+    """
+    if step < start:
+        return 0.0
+    return min(1.0, (step - start) / warm_up) if warm_up else 1.0
+
+
 class Polynomial:
     """`polynomial_rate` as a schedule, of the step alone.
 
@@ -156,7 +173,7 @@ def make_schedule(config: TrainingConfig, samples: int) -> Polynomial | Plateau:
         What gives `rate(step)`, is told each step's loss by `note`, and has a `state` to keep.
     """
     base, spec = config.optimiser.lr, config.schedule
-    shared = spec.model_dump(exclude={"power", "plateau"})
+    shared = spec.model_dump(exclude={"power", "plateau", "encoder_start", "encoder_warmup"})
     if spec.plateau is None:
         return Polynomial(base=base, iterations=config.iterations, power=spec.power, **shared)
     return Plateau(

@@ -5,10 +5,12 @@ import copy
 import logging
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
 from vidseg import methods, weights
 from vidseg.backbones.mobilenet import unfold_batch_norm
@@ -22,6 +24,8 @@ from vidseg.training.optimiser import frozen_parts, kept_statistics
 from vidseg.training.samples import plain_frames
 from vidseg.training.teacher import Teacher, check_per_frame
 
+Batch = dict[str, Tensor]
+
 log = logging.getLogger("vidseg.training")
 _NO_VARIANCE = "Expected more than 1 value per channel"  # torch's words
 
@@ -33,16 +37,23 @@ class TrainingStep(nn.Module):
         model: the segmenter.
         loss: weights, averages and further terms.
         teacher: what `loss.distillation` copies from, where it runs along.
+        truncate: frames of a chunk, after which gradients stop; None for whole clips.
 
     Raises:
         ValueError: temporal or distillation terms for a model with a memory.
     """
 
     def __init__(
-        self, model: VideoSegmenter, loss: LossConfig, teacher: Teacher | None = None
+        self,
+        model: VideoSegmenter,
+        loss: LossConfig,
+        teacher: Teacher | None = None,
+        *,
+        truncate: int | None = None,
     ) -> None:
         super().__init__()
         self.model = model
+        self.truncate = truncate
         self.loss = loss
         self.motion = None
         if loss.temporal or loss.distillation:
@@ -67,15 +78,16 @@ class TrainingStep(nn.Module):
             "loss", the weighted sum, and its terms as they are: those of the model's `losses` and
             those of `MotionTerms`.
         """
-        context = Prototypes(batch["context"]) if "context" in batch else None
-        turn = {"phase": int(batch["phase"][0])} if "phase" in batch else {}
-        segmentation = self._run(batch["frames"], context, **turn)
         criterion = replace(self.criterion, class_weights=self.class_weights)
         terms: dict[str, Tensor] = {}
+        chunks = self._run_chunks(batch)
+        segmentation, _ = chunks[-1]
         total = segmentation.logits.new_zeros((), dtype=torch.float32)
-        for name, (term, weight) in self.model.losses(segmentation, batch, criterion).items():
-            terms[name] = term
-            total = total + weight * term
+        for answer, part in chunks:
+            for name, (term, weight) in self.model.losses(answer, part, criterion).items():
+                share = term / len(chunks)
+                terms[name] = terms[name] + share if name in terms else share
+                total = total + weight * share
         if self.motion is not None:
             # Another video's frames must not leave their statistics to the labelled ones.
             is_elsewhere = "anchors" in batch
@@ -100,9 +112,37 @@ class TrainingStep(nn.Module):
         if self.motion is not None:
             self.motion.load_state_dict(state)
 
-    def _run(self, frames: Tensor, context: Prototypes | None = None, **turn: int) -> Segmentation:
+    def _run_chunks(self, batch: dict[str, Tensor]) -> list[tuple[Segmentation, Batch]]:
+        """What is compared with labels, chunk by chunk, each with its share of the batch.
+
+        A model that reads out the last frame alone has one loss, whatever the number of chunks.
+        """
+        start: dict[str, Any] = {}  # given with the first chunk; the memory carries it on
+        if "context" in batch:
+            start["context"] = Prototypes(batch["context"])
+        if "phase" in batch:
+            start["phase"] = int(batch["phase"][0])
+        length = batch["frames"].shape[1]
+        if self.truncate is None or self.truncate >= length:
+            return [(self._run(batch["frames"], **start), batch)]
+        names = [n for n in ("frames", "clip_labels", "labelled") if n in batch]
+        found, memory = [], None
+        for parts in zip(*(batch[name].split(self.truncate, 1) for name in names), strict=True):
+            chunk = {**batch, **dict(zip(names, parts, strict=True))}
+            answer, memory = self._forward(chunk["frames"], memory, **start)
+            memory = pytree.tree_map(lambda leaf: leaf.detach(), memory)
+            start = {}
+            found.append((answer, chunk))
+        is_last = self.model.training_needs().readout == "last"
+        return found[-1:] if is_last else found
+
+    def _run(self, frames: Tensor, **start: Any) -> Segmentation:
+        return self._forward(frames, None, **start)[0]
+
+    def _forward(self, frames: Tensor, memory: Any, **start: Any) -> tuple[Segmentation, Any]:
         try:
-            return self.model(frames, readout="last", context=context, **turn)[0]
+            readout = self.model.training_needs().readout
+            return self.model(frames, memory, readout=readout, **start)
         except ValueError as error:
             if _NO_VARIANCE not in str(error):
                 raise
@@ -230,13 +270,11 @@ def _check_frozen(model: VideoSegmenter, spec: ModelConfig, taken: set[str]) -> 
 
     That is what `freeze` names, and what the method itself keeps (CFFM++ all of CFFM).
     """
-    given = "" if spec.backbone_weights is None else "backbone."
+    given = () if spec.backbone_weights is None else ("backbone.", "encoder.")
     lacking = [
         name
         for name, parameter in model.named_parameters()
-        if not parameter.requires_grad
-        and name not in taken
-        and not (given and name.startswith(given))
+        if not parameter.requires_grad and name not in taken and not name.startswith(given)
     ]
     if lacking:
         raise ValueError(
