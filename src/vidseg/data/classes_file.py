@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -68,13 +68,7 @@ def read_classes(path: Path) -> Classes:
         if key not in _KEYS:
             raise ValueError(f"{path}: unknown key {key!r}{did_you_mean(key, _KEYS)}")
     palette = {name: _colour(path, name, colour) for name, colour in content["classes"].items()}
-    odd = [name for name in palette if len(name) > 200 or not _is_text(name)]
-    if odd:
-        raise ValueError(
-            f"{path}: names must be text of at most 200 characters, got {shortened(odd[0])}"
-        )
-    if not 1 <= len(palette) <= IGNORE:
-        raise ValueError(f"{path} must name 1..{IGNORE} classes, got {len(palette)}")
+    check_names(path, list(palette))
     fps = content.get("fps")
     if fps is not None and not (_is_number(fps) and 0 < fps <= MAX_FPS):
         raise ValueError(
@@ -87,6 +81,21 @@ def read_classes(path: Path) -> Classes:
     if "ignore" in content:
         ignored, colours = _ignored(path, content["ignore"], len(palette), values)
     return Classes(palette, fps, ignored, colours, values)
+
+
+def check_names(where: Path, names: Sequence[str]) -> None:
+    """Refuse names of classes that are none.
+
+    Raises:
+        ValueError: they are no 1..255 texts of at most 200 characters; names the file.
+    """
+    odd = [name for name in names if not 0 < len(name) <= 200 or not _is_text(name)]
+    if odd:
+        raise ValueError(
+            f"{where}: names must be text of at most 200 characters, got {shortened(odd[0])}"
+        )
+    if not 1 <= len(names) <= IGNORE:
+        raise ValueError(f"{where} must name 1..{IGNORE} classes, got {len(names)}")
 
 
 def describe_classes(classes: Classes) -> str:

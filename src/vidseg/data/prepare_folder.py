@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from vidseg.atomic import remove_stale
-from vidseg.data.classes_file import Classes, describe_classes, read_classes
+from vidseg.data.classes_file import Classes, check_names, describe_classes, read_classes
 from vidseg.data.files import write_image, write_whole
 from vidseg.data.folder import number_frames
 from vidseg.data.layouts import Asked, read_layout
@@ -89,6 +89,7 @@ def prepare_folder(
     if out.resolve().is_relative_to(place.resolve()) and not source.is_file():
         raise ValueError(f"{out} lies in {source}, which is read; give a folder beside it")
     found = read_layout(source, layout, asked)
+    check_names(source, list(found.classes.palette))
     done = Prepared(0, 0, [*found.problems])
     clips = list(_in_splits(found, val_share, done))
     if not any(clip.num_labelled for clip in clips):

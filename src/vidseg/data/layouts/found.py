@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +10,8 @@ from typing import Any
 import numpy as np
 
 from vidseg.data.classes_file import Classes
+from vidseg.documents import parse_json, read_text
+from vidseg.printable import shortened
 from vidseg.values import Size
 
 # Called with the (H, W) of the upright frame; gives its (H, W) uint8 label indices.
@@ -22,6 +23,7 @@ SPLITS = {
     **dict.fromkeys(("test", "testing", "tst"), "test"),
 }
 BACKGROUND = "background"
+_MAX_BYTES = 2**30  # COCO's panoptic_train2017.json has 0.4 GB
 FILM_SUFFIXES = (
     *(".mp4", ".mov", ".avi", ".mkv", ".webm", ".mxf", ".mpg", ".mpeg", ".m4v", ".ts", ".mts"),
     *(".m2ts", ".wmv", ".flv", ".3gp", ".ogv", ".dv", ".y4m"),
@@ -94,11 +96,8 @@ def split_of(name: str) -> str | None:
 
 
 def read_json(path: Path) -> Any:
-    """Read a JSON file; ValueError names the file."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8-sig"))
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is no JSON: {error}") from None
+    """Read a JSON file of an annotation program, which may be large; errors as `parse_json`."""
+    return parse_json(read_text(path, limit_bytes=_MAX_BYTES), str(path))
 
 
 def get(where: str, holder: Any, key: str, kind: type | tuple[type, ...]) -> Any:
@@ -111,7 +110,7 @@ def get(where: str, holder: Any, key: str, kind: type | tuple[type, ...]) -> Any
     if not isinstance(value, kind) or isinstance(value, bool):
         kinds = kind if isinstance(kind, tuple) else (kind,)
         wanted = " or ".join(_WORDS.get(k, k.__name__) for k in kinds)
-        came = f"{value!r}"[:60] if isinstance(holder, dict) else f"no object: {holder!r}"[:60]
+        came = shortened(value) if isinstance(holder, dict) else f"no object: {shortened(holder)}"
         raise ValueError(f"{where}: {key!r} must be {wanted}, got {came}")
     return value
 

@@ -15,6 +15,7 @@ from vidseg.data.files import Colour
 from vidseg.data.label_code import MAX_VALUE
 from vidseg.data.layouts.found import BACKGROUND
 from vidseg.data.threads import in_threads
+from vidseg.documents import read_text
 from vidseg.video.images import read_stored
 from vidseg.video.render import default_palette
 
@@ -128,7 +129,7 @@ def read_names(path: Path) -> tuple[dict[str, Colour | None], list[Colour]]:
 
 def _lines(path: Path) -> list[tuple[int, str]]:
     """Lines with their numbers, without comments, and without an index that counts them."""
-    lines = path.read_text(encoding="utf-8-sig").splitlines()
+    lines = read_text(path).splitlines()
     found = [(i, line.strip()) for i, line in enumerate(lines, 1)]
     found = [(i, text) for i, text in found if text and not text.startswith("#")]
     counted = [re.fullmatch(r"(\d+)[ ,:\t]+(\D.*)", text) for _, text in found]

@@ -26,6 +26,7 @@ from vidseg.data.layouts.found import (
 )
 from vidseg.data.layouts.mask_classes import CLASS_FILES, coloured, find_classes
 from vidseg.data.layouts.matching import masks_in, match, sources
+from vidseg.documents import read_text
 from vidseg.values import Size
 from vidseg.video.images import picture_files
 
@@ -302,7 +303,7 @@ def _read_lists(folder: Path, problems: list[str]) -> dict[str, str]:
     found: dict[str, str] = {}
     for name in ("train", "val", "test"):
         path = folder / f"{name}.txt"
-        for line in path.read_text("utf-8-sig").splitlines() if path.is_file() else ():
+        for line in read_text(path).splitlines() if path.is_file() else ():
             words = line.split()
             if words and found.setdefault(words[0], name) != name:
                 problems.append(f"{path} names {words[0]}, which is in {found[words[0]]} already")
