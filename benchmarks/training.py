@@ -22,7 +22,7 @@ from turns import cpu_seconds, median_ratio
 import vidseg
 from vidseg.data.placement import Placement, scaling
 from vidseg.flow import CachedFlow, open_flow
-from vidseg.training.config import DistillationConfig, LossConfig, TemporalConfig
+from vidseg.training.loss_config import DistillationConfig, LossConfig, TemporalConfig
 from vidseg.training.step import TrainingStep
 from vidseg.training.teacher import Teacher
 

@@ -22,7 +22,8 @@ from vidseg.losses.mask_classification import (
 from vidseg.methods.pmt import LVMT, PMT, spread_taps
 from vidseg.methods.query_checkpoints import THINGS_FIRST, ordered_classes
 from vidseg.methods.videomt import VidEoMT, mask_probabilities
-from vidseg.training.config import LossConfig, OptimiserConfig
+from vidseg.training.config import OptimiserConfig
+from vidseg.training.loss_config import LossConfig
 from vidseg.training.optimiser import parameter_groups
 from vidseg.training.schedule import encoder_share
 from vidseg.training.step import TrainingStep

@@ -12,7 +12,7 @@ from vidseg.losses import clip_cross_entropy
 from vidseg.methods import dead_keys
 from vidseg.methods.cffm import CFFM
 from vidseg.segmenter import Segmentation
-from vidseg.training.config import LossConfig
+from vidseg.training.loss_config import LossConfig
 from vidseg.training.step import TrainingStep
 
 CLIPS = ("cffm_b0", "cffm_b0_even", "cffm_b0_odd", "cffm_b1", "cffmpp_b1")

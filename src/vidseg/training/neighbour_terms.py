@@ -18,7 +18,7 @@ from vidseg.losses.distillation import (
 )
 from vidseg.losses.temporal import temporal_loss
 from vidseg.segmenter import Segmentation
-from vidseg.training.config import DistillationConfig, LossConfig
+from vidseg.training.loss_config import DistillationConfig, LossConfig
 from vidseg.training.teacher import Teacher
 
 log = logging.getLogger("vidseg.training")

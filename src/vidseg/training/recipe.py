@@ -11,7 +11,8 @@ from pydantic import BaseModel, ValidationError
 
 from vidseg.documents import explain, field_of, parse_yaml, read_yaml, told
 from vidseg.suggest import did_you_mean
-from vidseg.training.config import Part, TrainingConfig
+from vidseg.training.config import TrainingConfig
+from vidseg.training.config_parts import Part
 
 
 def recipes() -> dict[str, Path]:

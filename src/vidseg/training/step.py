@@ -18,7 +18,8 @@ from vidseg.context import Prototypes
 from vidseg.data import VideoDataset
 from vidseg.losses.criterion import Criterion, HardPixels
 from vidseg.segmenter import Segmentation, VideoSegmenter
-from vidseg.training.config import LossConfig, ModelConfig, TrainingConfig
+from vidseg.training.config import ModelConfig, TrainingConfig
+from vidseg.training.loss_config import LossConfig
 from vidseg.training.neighbour_terms import MotionTerms
 from vidseg.training.optimiser import frozen_parts, kept_statistics
 from vidseg.training.samples import plain_frames

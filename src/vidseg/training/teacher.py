@@ -14,8 +14,8 @@ from vidseg.data.transforms import resize_image, size_within
 from vidseg.inside import inside
 from vidseg.precision import Precision, autocast
 from vidseg.segmenter import Segmentation, VideoSegmenter
-from vidseg.training.config import DistillationConfig
 from vidseg.training.digest import digest
+from vidseg.training.loss_config import DistillationConfig
 
 log = logging.getLogger("vidseg.training")
 
