@@ -35,6 +35,43 @@ def test_text_is_escaped_once():
     assert "&amp;lt;" not in text
 
 
+HOSTILE = "<script>'\"&\x1b[31m\u202e"
+FRAGMENTS = {
+    "paragraph": lambda text: html.paragraph(text),
+    "heading": lambda text: html.heading(text),
+    "bullets": lambda text: html.bullets([text]),
+    "code": lambda text: html.code(text),
+    "link": lambda text: html.link(text, text),
+    "details": lambda text: html.details(text, text),
+    "table": lambda text: html.table((text, text), [(text, text)], words=(text,)),
+    "tiles": lambda text: html.tiles({text: text}),
+    "meanings": lambda text: html.meanings([(text, text, text)]),
+    "facts": lambda text: html.facts({text: text, "list": [text, (text,)]}),
+    "class_bars": lambda text: html.class_bars(
+        [text], PALETTE[:1], {text: [0.5], f"{text}2": [math.nan]}
+    ),
+    "class_table": lambda text: html.class_table([text], PALETTE[:1], {text: [0.5]}),
+    "legend": lambda text: html.legend([text], PALETTE[:1]),
+    "confusion": lambda text: html.confusion([text], np.array([[1, 1]])),
+    "strip": lambda text: html.strip([text], [html.paragraph("")], note=text),
+    "anchored strip": lambda text: html.strip([text], [html.paragraph("")], note=text, anchor=text),
+    "picture": lambda text: html.picture(b"", "png", text, (1, 1)),
+}
+
+
+@pytest.mark.parametrize("make", FRAGMENTS.values(), ids=FRAGMENTS)
+def test_no_fragment_lets_text_become_markup(make):
+    shown = make(HOSTILE)
+    assert isinstance(shown, html.Html)
+    page = Page("a page")
+    page.add(HOSTILE, shown)
+    parsed(page.render())
+    assert "&lt;script&gt;&#x27;&quot;&amp;\\x1b[31m\\u202e" in shown
+    # Escaped once, and never by itself.
+    for wrong in ("<script", "'", "&amp;lt;", "\x1b", "\u202e"):
+        assert wrong not in shown
+
+
 def test_tables_show_absent_values_and_words_to_the_left():
     rows = [("a", 0.5, "x"), ("b", math.nan, html.link("<y>", "m"))]
     text = html.table(("model", "IoU", "why"), rows, words=("why",))

@@ -1,16 +1,20 @@
 """Write a report as one HTML file: pictures inside, no script, nothing fetched.
 
-A page is a list of fragments. Every fragment function takes plain values, escapes text and returns
-`Html`, so parts compose and nothing is escaped twice.
+A page is a list of fragments. Every fragment function takes plain values and returns `Html`. The
+markup is in templates/, which escape all text but `Html`, so parts compose and nothing is escaped
+twice.
 """
 
 import math
 import re
+from base64 import b64encode
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from vidseg.atomic import write_text
 from vidseg.printable import escape
@@ -20,6 +24,10 @@ SERIES_COLOURS = ("var(--first)", "var(--second)", "var(--third)", "var(--fourth
 
 class Html(str):
     """Markup that is already escaped."""
+
+    def __html__(self) -> str:
+        """The markup itself: templates ask for it and do not escape it again."""
+        return str(self)
 
 
 class Page:
@@ -43,49 +51,37 @@ class Page:
 
     def add(self, heading: str, *fragments: str) -> None:
         """Append a section; plain strings become paragraphs."""
-        body = "".join(part if isinstance(part, Html) else paragraph(part) for part in fragments)
-        self._sections.append(Html(f"<section><h2>{escape(heading)}</h2>{body}</section>"))
+        self._sections.append(_fragment("section", heading, _as_html(fragments)))
 
     def render(self) -> str:
         """The whole file as text."""
-        lead = f'<p class="lead">{escape(self.lead)}</p>' if self.lead else ""
-        return (
-            '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-            '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-            '<meta name="color-scheme" content="light dark">\n'
-            f"<title>{escape(self.title)}</title>\n<style>{_style()}</style>\n</head>\n<body>\n<main>\n"
-            f"<header><h1>{_breakable(self.title)}</h1>{lead}</header>\n"
-            + "\n".join(self._sections)
-            + "\n</main>\n</body>\n</html>\n"
-        )
+        page = _templates().get_template("page.html")
+        style = Html(Path(__file__).with_name("report.css").read_text(encoding="utf-8"))
+        return page.render(title=self.title, lead=self.lead, style=style, sections=self._sections)
 
     def write(self, path: Path | str) -> None:
         """Write the page as one file, whole or not at all."""
         write_text(Path(path), self.render())
 
 
-def _style() -> str:
-    return Path(__file__).with_name("report.css").read_text(encoding="utf-8")
-
-
 def paragraph(text: str) -> Html:
     """Plain text as a paragraph."""
-    return Html(f"<p>{escape(text)}</p>")
+    return _fragment("paragraph", text)
 
 
 def heading(text: str) -> Html:
     """A heading within a section."""
-    return Html(f"<h3>{escape(text)}</h3>")
+    return _fragment("heading", text)
 
 
 def bullets(items: Iterable[str]) -> Html:
     """Plain texts as a list."""
-    return Html("<ul>" + "".join(f"<li>{escape(item)}</li>" for item in items) + "</ul>")
+    return _fragment("bullets", items)
 
 
 def code(text: str) -> Html:
     """A command or a file, as it is."""
-    return Html(f"<pre><code>{escape(text)}</code></pre>")
+    return _fragment("code", text)
 
 
 def table(
@@ -109,61 +105,32 @@ def table(
     for row in rows:
         if len(row) != len(columns):
             raise ValueError(f"a row must have {len(columns)} values, got {len(row)}: {row}")
-    kinds = [' class="words"' if name in words else "" for name in columns]
-    head = "".join(
-        f'<th scope="col"{kind}>{escape(name)}</th>'
-        for name, kind in zip(columns, kinds, strict=True)
-    )
-    body = ""
-    for first, *rest in rows:
-        cells = "".join(
-            f"<td{kind}>{_cell(value)}</td>" for value, kind in zip(rest, kinds[1:], strict=True)
-        )
-        body += f'<tr><th scope="row">{_cell(first)}</th>{cells}</tr>'
-    return Html(
-        f'<div class="scroll"><table><thead><tr>{head}</tr></thead>'
-        f"<tbody>{body}</tbody></table></div>"
-    )
+    return _fragment("table", columns, rows, words)
 
 
 def tiles(figures: Mapping[str, str]) -> Html:
     """Headline figures, large: name -> value as it shall be read."""
-    cells = "".join(
-        f'<div class="tile"><div class="value">{escape(value)}</div>'
-        f'<div class="name">{escape(name)}</div></div>'
-        for name, value in figures.items()
-    )
-    return Html(f'<div class="tiles">{cells}</div>')
+    return _fragment("tiles", figures)
 
 
 def meanings(figures: Iterable[tuple[str, str, str]]) -> Html:
     """Figures with what they mean: (name, value as it shall be read, a sentence)."""
-    rows = "".join(
-        f'<div class="name">{escape(name)}</div><div class="figure">{escape(value)}</div>'
-        f'<div class="meaning">{escape(meaning)}</div>'
-        for name, value, meaning in figures
-    )
-    return Html(f'<div class="meanings">{rows}</div>')
+    return _fragment("meanings", figures)
 
 
 def details(summary: str, *fragments: str) -> Html:
     """Fragments that show when the reader opens them; works without script."""
-    body = "".join(part if isinstance(part, Html) else paragraph(part) for part in fragments)
-    return Html(f"<details><summary>{escape(summary)}</summary>{body}</details>")
+    return _fragment("details", summary, _as_html(fragments))
 
 
 def link(text: str, target: str) -> Html:
     """A link to an id on the same page."""
-    return Html(f'<a href="#{escape(target)}">{escape(text)}</a>')
+    return _fragment("link", text, target)
 
 
 def facts(values: Mapping[str, Any]) -> Html:
     """Names and values in two columns: the settings of a run, numbers as they were given."""
-    items = "".join(
-        f"<dt>{escape(name.replace('_', ' '))}</dt><dd>{escape(_setting(value))}</dd>"
-        for name, value in values.items()
-    )
-    return Html(f"<dl>{items}</dl>")
+    return _fragment("facts", values)
 
 
 def class_bars(
@@ -178,18 +145,20 @@ def class_bars(
         palette: (C, 3) uint8 RGB, for the swatches.
         series: name -> one ratio per class; NaN where the class is absent, shown as "-".
     """
-    rows = ""
-    for index, name in enumerate(classes):
-        bars = "".join(
-            _bar(float(values[index]), colour, f"{label}, {name}")
-            for (label, values), colour in zip(series.items(), _colours(series), strict=True)
+    colours = [SERIES_COLOURS[i % len(SERIES_COLOURS)] for i in range(len(series))]
+    rows = [
+        (
+            name,
+            colour,
+            [
+                (_share(float(values[index])), bar_colour, f"{label}, {name}")
+                for (label, values), bar_colour in zip(series.items(), colours, strict=True)
+            ],
         )
-        rows += (
-            f'<div class="class">{_swatch(palette[index])}{escape(name)}</div>'
-            f'<div class="bars">{bars}</div>'
-        )
-    key = _series_key(series) if len(series) > 1 else ""
-    return Html(f'{key}<div class="classbars">{rows}</div>')
+        for index, (name, colour) in enumerate(zip(classes, palette, strict=True))
+    ]
+    key = _fragment("legend", zip(series, colours, strict=True)) if len(series) > 1 else ""
+    return Html(key + _fragment("class_bars", rows))
 
 
 def class_table(
@@ -202,24 +171,20 @@ def class_table(
         palette: (C, 3) uint8 RGB, for the swatches.
         series: name of a column -> one ratio per class; NaN is shown as "-".
     """
-    head = "".join(f'<th scope="col">{escape(name)}</th>' for name in ("class", *series))
-    rows = ""
-    for index, name in enumerate(classes):
-        cells = "".join(_bar_cell(float(values[index])) for values in series.values())
-        rows += f'<tr><th scope="row">{_swatch(palette[index])}{escape(name)}</th>{cells}</tr>'
-    return Html(
-        f'<div class="scroll"><table class="classes"><thead><tr>{head}</tr></thead>'
-        f"<tbody>{rows}</tbody></table></div>"
-    )
+    rows = [
+        (
+            name,
+            colour,
+            [(_share(value), f"{100 * value:.1f}") for value in map(float, values)],
+        )
+        for name, colour, *values in zip(classes, palette, *series.values(), strict=True)
+    ]
+    return _fragment("class_table", ["class", *series], rows)
 
 
 def legend(classes: Sequence[str], palette: np.ndarray) -> Html:
     """The colours of the classes."""
-    items = "".join(
-        f"<span>{_swatch(colour)}{escape(name)}</span>"
-        for name, colour in zip(classes, palette, strict=True)
-    )
-    return Html(f'<div class="legend">{items}</div>')
+    return _fragment("legend", zip(classes, palette, strict=True))
 
 
 def confusion(classes: Sequence[str], counts: np.ndarray) -> Html:
@@ -233,16 +198,11 @@ def confusion(classes: Sequence[str], counts: np.ndarray) -> Html:
     if counts.shape[1] > len(classes) and not counts[:, len(classes) :].any():
         counts = counts[:, : len(classes)]
     names = [*classes, "void"][: counts.shape[1]]
-    head = "".join(f'<th scope="col"><span>{escape(name)}</span></th>' for name in names)
-    rows = ""
-    for name, row in zip(classes, counts, strict=True):
-        total = row.sum()
-        cells = "".join(_confusion_cell(value, total) for value in row)
-        rows += f'<tr><th scope="row">{escape(name)}</th>{cells}</tr>'
-    return Html(
-        '<div class="scroll"><table class="confusion"><thead><tr>'
-        f"<th>truth \\ label, %</th>{head}</tr></thead><tbody>{rows}</tbody></table></div>"
-    )
+    rows = [
+        (name, [_confusion_cell(value, row.sum()) for value in row])
+        for name, row in zip(classes, counts, strict=True)
+    ]
+    return _fragment("confusion", names, rows)
 
 
 def strip(
@@ -260,15 +220,19 @@ def strip(
         note: below them.
         anchor: id for links to this strip; its heading then is `note`, above the pictures.
     """
-    cells = "".join(
-        f"<figure>{picture}<figcaption>{escape(caption)}</figcaption></figure>"
-        for caption, picture in zip(captions, pictures, strict=True)
-    )
-    row = f'<div class="strip">{cells}</div>'
-    if anchor is not None:
-        heading = f"<h3>{escape(note)}</h3>"
-        return Html(f'<div class="moment" id="{escape(anchor)}" tabindex="-1">{heading}{row}</div>')
-    return Html(row + (f'<p class="note">{escape(note)}</p>' if note else ""))
+    return _fragment("strip", zip(pictures, captions, strict=True), note, anchor)
+
+
+def picture(content: bytes, kind: str, alt: str, size: tuple[int, int]) -> Html:
+    """A picture within the page.
+
+    Args:
+        content: of its file.
+        kind: "jpeg" or "png".
+        alt: what it shows.
+        size: (width, height) in px.
+    """
+    return _fragment("picture", kind, b64encode(content).decode("ascii"), alt, size)
 
 
 def percent(value: float | None) -> str:
@@ -276,9 +240,37 @@ def percent(value: float | None) -> str:
     return "-" if value is None or math.isnan(value) else f"{100 * value:.1f} %"
 
 
-def _breakable(text: str) -> str:
+@cache
+def _templates() -> Environment:
+    """The templates; all that they put in is escaped, but for `Html`."""
+
+    def escaped(value: Any) -> Any:
+        return value if hasattr(value, "__html__") else Html(escape(str(value)))
+
+    templates = Environment(
+        loader=FileSystemLoader(Path(__file__).with_name("templates")),
+        autoescape=True,
+        finalize=escaped,  # before jinja2's own escaping, which lets control characters through
+        undefined=StrictUndefined,
+        keep_trailing_newline=True,
+    )
+    filters = {"breakable": _breakable, "cell": _cell, "setting": _setting, "css": _css}
+    templates.filters.update(filters)
+    return templates
+
+
+def _fragment(name: str, *values: Any) -> Html:
+    """What a macro of fragments.html makes of its arguments."""
+    return Html(getattr(_templates().get_template("fragments.html").module, name)(*values))
+
+
+def _as_html(fragments: Iterable[str]) -> list[Html]:
+    return [part if isinstance(part, Html) else paragraph(part) for part in fragments]
+
+
+def _breakable(text: str) -> Html:
     """Text that a narrow screen breaks behind / and _, where there are no spaces."""
-    return re.sub("([/_])", r"\1<wbr>", escape(text))
+    return Html(re.sub("([/_])", r"\1<wbr>", escape(text)))
 
 
 def _shown(value: Any) -> str:
@@ -298,49 +290,24 @@ def _setting(value: Any) -> str:
 
 
 def _cell(value: Any) -> str:
-    return value if isinstance(value, Html) else escape(_shown(value))
+    return value if isinstance(value, Html) else _shown(value)
 
 
-def _swatch(colour: np.ndarray) -> str:
-    red, green, blue = (int(v) for v in colour)
-    return f'<i class="swatch" style="background:rgb({red},{green},{blue})"></i>'
+def _css(colour: np.ndarray | str) -> str:
+    """A colour of a palette, or of the style, for a style attribute."""
+    return colour if isinstance(colour, str) else f"rgb({','.join(str(int(v)) for v in colour)})"
 
 
-def _colours(series: Mapping[str, Any]) -> tuple[str, ...]:
-    return tuple(SERIES_COLOURS[i % len(SERIES_COLOURS)] for i in range(len(series)))
+def _share(ratio: float) -> str | None:
+    """A ratio, cut to 0..1, in percent of a bar; None where there is none."""
+    return None if math.isnan(ratio) else f"{100 * min(max(ratio, 0.0), 1.0):.1f}"
 
 
-def _series_key(series: Mapping[str, Any]) -> str:
-    items = "".join(
-        f'<span><i class="swatch" style="background:{colour}"></i>{escape(name)}</span>'
-        for name, colour in zip(series, _colours(series), strict=True)
-    )
-    return f'<div class="legend">{items}</div>'
-
-
-def _bar(value: float, colour: str, what: str) -> str:
-    if math.isnan(value):
-        return f'<div class="bar" title="{escape(what)}: absent"><b>-</b></div>'
-    share = 100 * min(max(value, 0.0), 1.0)
-    return (
-        f'<div class="bar" title="{escape(what)}">'
-        f'<i style="width:{share:.1f}%;background:{colour}"></i><b>{share:.1f}</b></div>'
-    )
-
-
-def _bar_cell(value: float) -> str:
-    if math.isnan(value):
-        return "<td>-</td>"
-    share = 100 * min(max(value, 0.0), 1.0)
-    return f'<td style="--share:{share:.1f}%">{100 * value:.1f}</td>'
-
-
-def _confusion_cell(value: float, total: float) -> str:
+def _confusion_cell(value: float, total: float) -> tuple[int | None, str]:
+    """Tint in percent, None where the class is not there, and the share of the true class."""
     if not total:
-        return "<td>-</td>"
+        return None, ""
     share = 100 * value / total
     # Square root: mistakes of a few percent stay visible beside the diagonal.
     tint = round(100 * math.sqrt(value / total))
-    text = "" if share < 0.05 else f"{share:.1f}" if share < 99.95 else "100"
-    strong = ' class="strong"' if tint > 72 else ""
-    return f'<td{strong} style="--share:{tint}%">{text}</td>'
+    return tint, "" if share < 0.05 else f"{share:.1f}" if share < 99.95 else "100"

@@ -3,7 +3,6 @@
 Every picture is a data URI of at most `MAX_PICTURE_BYTES`, so a page of many stays small.
 """
 
-import base64
 import io
 import math
 from collections.abc import Callable
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from vidseg.evaluation.result import Agreement
-from vidseg.printable import escape
+from vidseg.report import html
 from vidseg.report.html import Html
 
 if TYPE_CHECKING:
@@ -147,9 +146,4 @@ def _embedded(shrunk: Callable[[int], "Image"], alt: str, kind: str, **options: 
         picture.save(buffer, kind, **options)
         if buffer.tell() <= MAX_PICTURE_BYTES or max(picture.size) <= MIN_SIDE_PX:
             break
-    text = base64.b64encode(buffer.getvalue()).decode("ascii")
-    width, height = picture.size
-    return Html(
-        f'<img src="data:image/{kind.lower()};base64,{text}" alt="{escape(alt)}" '
-        f'width="{width}" height="{height}">'
-    )
+    return html.picture(buffer.getvalue(), kind.lower(), alt, picture.size)
