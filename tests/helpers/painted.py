@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
@@ -77,6 +78,22 @@ def _add_sound(container: Any, audio: Any, seconds: float) -> None:
         frame.sample_rate, frame.pts, frame.time_base = 16000, first, Fraction(1, 16000)
         container.mux(audio.encode(frame))
     container.mux(audio.encode(None))
+
+
+def remux(source: Path, target: Path, keep: Callable[[int], bool] = lambda number: True) -> Path:
+    """Copy the packets of a file: all sound, and the pictures whose packets' numbers are kept."""
+    with av.open(str(source)) as read, av.open(str(target), "w") as written:
+        streams = {s.index: written.add_stream_from_template(s) for s in read.streams}
+        number = -1
+        for packet in read.demux():
+            if packet.dts is None:
+                continue
+            is_picture = packet.stream.type == "video"
+            number += is_picture
+            if not is_picture or keep(number):
+                packet.stream = streams[packet.stream.index]
+                written.mux(packet)
+    return target
 
 
 def cut_short(path: Path, share: float = 0.6) -> Path:

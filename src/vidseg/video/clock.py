@@ -17,6 +17,7 @@ REORDER_FRAMES = 16  # the most by which H.264 and HEVC may change the order of 
 JUMP_S = 10.0  # a step of a transport stream above this is another recording, as for ffmpeg
 MAX_STAND_S = 86_400.0  # of the last picture; above it, the duration in the file is no duration
 NO_TIME = -(2**63)
+WRAP = 2**33  # ticks of 90 kHz, of transport and program streams
 
 
 @dataclass(frozen=True)
@@ -28,12 +29,14 @@ class Stretch:
         begin_s: its first picture, on the file's clock.
         end_s: its last picture, on the file's clock.
         shift_s: what to add to the file's clock, so that times rise from stretch to stretch.
+        wraps: the clock starts from 0 again after 2**33 ticks of 90 kHz; here it does not.
     """
 
     first: int
     begin_s: float
     end_s: float
     shift_s: float
+    wraps: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,11 +108,12 @@ def make_clock(
         The clock.
     """
     rates_hz = [rate for rate in rates_hz if 0 < rate <= MAX_RATE_HZ]
-    times = _times(stamps)
+    times = _times(stamps, may_jump=may_jump)
     if times is None or not len(times):
         rate = rates_hz[0] if rates_hz else DEFAULT_RATE_HZ
         return Clock(rate, places=_identity(0 if reorders else len(stamps.pts)))
     order = np.where(stamps.dts == NO_TIME, times, stamps.dts)
+    order = unwrapped(order) if may_jump else order
     starts = _starts(order, may_jump=may_jump, time_base=stamps.time_base)
     shifts = _shifts(times, starts)
     lengths = np.diff([*starts, len(times)])
@@ -134,7 +138,13 @@ def make_clock(
         last_s=last_s if 0 < last_s <= MAX_STAND_S else float(1 / rate),
         longest_s=float(np.diff(ticks).max(initial=0)) * base,
         stretches=tuple(
-            Stretch(int(a), float(part.min()) * base, float(part.max()) * base, float(s) * base)
+            Stretch(
+                int(a),
+                float(part.min()) * base,
+                float(part.max()) * base,
+                float(s) * base,
+                wraps=may_jump,
+            )
             for a, s, part in zip(starts, shifts, np.split(times, starts[1:]), strict=True)
         ),
     )
@@ -144,14 +154,23 @@ def _identity(count: int) -> np.ndarray:
     return np.arange(count, dtype=np.int64)
 
 
-def _times(stamps: Stamps) -> np.ndarray | None:
+def _times(stamps: Stamps, *, may_jump: bool) -> np.ndarray | None:
     """Presentation times; decoding times where there are no others, as in AVI."""
     has_pts, has_dts = stamps.pts != NO_TIME, stamps.dts != NO_TIME
     if not (has_pts | has_dts).all():
         return None
     if has_pts.sum() * 2 < len(has_pts):
         return stamps.dts if has_dts.all() else None
-    return np.where(has_pts, stamps.pts, stamps.dts)
+    if not may_jump or not has_dts.all():
+        return np.where(has_pts, stamps.pts, stamps.dts)
+    ahead = np.where(has_pts, stamps.pts - stamps.dts, 0)
+    return unwrapped(stamps.dts) + (ahead + WRAP // 2) % WRAP - WRAP // 2
+
+
+def unwrapped(ticks: np.ndarray) -> np.ndarray:
+    """Times that go on where the clock of a transport stream starts from 0 again."""
+    steps = (np.diff(ticks) + WRAP // 2) % WRAP - WRAP // 2
+    return np.cumsum(np.concatenate([ticks[:1], steps]))
 
 
 def _starts(order: np.ndarray, *, may_jump: bool, time_base: Fraction) -> np.ndarray:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from vidseg.video.clock import JUMP_S, Stretch
+from vidseg.video.clock import JUMP_S, WRAP, Stretch
 from vidseg.video.sources import is_cover, local_address
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ PROBE_PACKETS = 8
 DRIFT_S = 0.1  # sound that is off by less follows the sound before it without a gap
 NEAR_S = 2.0  # sound and pictures of one recording begin and end within this
 DISK_ERRORS = (errno.ENOSPC, errno.EIO, errno.EFBIG, errno.EDQUOT, errno.EROFS, errno.EACCES)
+WRAP_S = WRAP / 90_000
 TICK = Fraction(1, 1_000_000)  # finer than the clocks of AVI (a frame) and Matroska (1 ms)
 
 
@@ -210,8 +211,10 @@ class _Track:
 
     def time_s(self, item: Any) -> float:
         """`time_s` of a packet or decoded frame, also behind a place where recordings join."""
-        raw_s = float(item.pts * item.time_base)
-        last_s, self._last_s = self._last_s, raw_s
+        raw_s, last_s = float(item.pts * item.time_base), self._last_s
+        if last_s is not None and self._stretches and self._stretches[0].wraps:
+            raw_s = last_s + (raw_s - last_s + WRAP_S / 2) % WRAP_S - WRAP_S / 2
+        self._last_s = raw_s
         rest = self._stretches[self._stretch + 1 :]
         if rest and last_s is not None and not -DRIFT_S <= raw_s - last_s <= JUMP_S:
             near = (
