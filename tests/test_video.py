@@ -83,9 +83,9 @@ def test_a_jump_goes_to_a_keyframe_and_does_not_decode_all(
     begun_at = []
     decode = decoding.decode
 
-    def spy(packets_of_file, stream, number, index):
+    def spy(packets_of_file, stream, number, *rest):
         begun_at.append(number)
-        return decode(packets_of_file, stream, number, index)
+        return decode(packets_of_file, stream, number, *rest)
 
     monkeypatch.setattr(decoding, "decode", spy)
     with read_video(videos / name, start=170 / 30) as reader:

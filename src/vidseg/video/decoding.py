@@ -8,7 +8,9 @@ MXF files with B-frames carry timestamps in decoding order; their frames are cou
 from __future__ import annotations
 
 import bisect
+import heapq
 import itertools
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
     from av.video.stream import VideoStream
 
 SETTLE_FRAMES = 40  # frames after which it is certain which packets gave none
+HELD_FRAMES = 3  # by which damaged timestamps are put in order
 PREROLL_FRAMES = 64  # a keyframe is used this long before the first wanted frame, or not at all
 
 Opener = Callable[[], "tuple[InputContainer, VideoStream]"]
@@ -127,14 +130,23 @@ class Decoder:
             yield from placed
 
     def _placed(self, frames: Iterator[tuple[Any, VideoFrame]]) -> Placed:
-        """Each frame at the place of its packet; places rise, whatever the timestamps say."""
+        """Each frame at the place of its packet; places rise, whatever damaged timestamps say.
+
+        The decoder's order stands: of a few frames, the first gets the first of their places.
+        """
         places, last = self._index.clock.places, -1
-        for number, frame in frames:
-            place = last + 1 if number is None or number >= len(places) else int(places[number])
-            last = max(place, last + 1)
-            if last >= len(places):  # more frames than packets
-                return
-            yield last, frame
+        held: deque[VideoFrame] = deque()
+        waiting: list[int] = []
+        for number, frame in itertools.chain(frames, [(None, None)]):
+            if frame is not None:
+                place = last + 1 if number is None or number >= len(places) else places[number]
+                heapq.heappush(waiting, int(place))
+                held.append(frame)
+            while held and (frame is None or len(held) > HELD_FRAMES):
+                last = max(heapq.heappop(waiting), last + 1)
+                if last >= len(places):  # more frames than packets
+                    return
+                yield last, held.popleft()
 
     def _decode(
         self, packets: Iterable[Packet], stream: VideoStream, number: int
@@ -144,7 +156,8 @@ class Decoder:
         Of a file that begins with a damaged keyframe, nothing is whole before the next one.
         """
         has_begun, waits_for_key = False, False
-        for frames, error in decode(packets, stream, number, self._index):
+        bad = self._index.corrupt if self._is_strict else frozenset()
+        for frames, error in decode(packets, stream, number, self._index, bad):
             if error is not None:
                 yield from self._lose(error, stream, has_begun=has_begun)
             for frame in frames:
@@ -181,7 +194,11 @@ class _Peeked:
 
 
 def decode(
-    packets: Iterable[Packet], stream: VideoStream, number: int, index: PacketIndex
+    packets: Iterable[Packet],
+    stream: VideoStream,
+    number: int,
+    index: PacketIndex,
+    bad: frozenset[int] = frozenset(),
 ) -> Iterator[tuple[list[VideoFrame], str | None]]:
     """Decode packets one by one, and go on where one cannot be decoded.
 
@@ -190,6 +207,7 @@ def decode(
         stream: their stream.
         number: of the first packet.
         index: of their file.
+        bad: packets not to decode.
 
     Yields:
         The frames that a packet gave, with the number of their packet in the place of `pts`; and
@@ -202,6 +220,8 @@ def decode(
             if holds_picture(packet):
                 if index.has_cut_packet and number == index.num_packets:
                     continue
+                if number in bad:
+                    yield [], "a packet is damaged"
                 packet.pts = packet.dts = number  # the decoder hands it on to the frame
                 number += 1
             try:

@@ -89,6 +89,11 @@ class Film:
         )
         if self._begin:
             self.notes.append(self._late_start())
+        if index.corrupt and not is_strict:
+            self.notes.append(
+                f"{len(index.corrupt)} of {index.num_packets} packets were damaged on the way; "
+                "pictures behind them, up to the next keyframe, may be wrong"
+            )
 
     def time_s(self, index: int) -> float:
         """Seconds from the first frame to frame `index`."""
@@ -137,7 +142,7 @@ class Film:
     def _tell(self, last: int, gaps: list[range], *, reads_to_end: bool) -> None:
         """Raise for what was lost. A packet without a frame is no loss if nothing was wrong."""
         faults = []
-        if gaps and (self._decoder.reason or self._index.num_corrupt):
+        if gaps and (self._decoder.reason or self._index.corrupt):
             last = max(0, gaps[0].start - 1)
             count = sum(len(gap) for gap in gaps)
             reason = self._decoder.reason or "packets are damaged"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import re
 from array import array
 from collections.abc import Iterator
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 SCAN_MARGIN_S = 10.0
 END_SLACK_S = 1.0
+JOIN_PACKETS = 3  # from the packet that the demuxer marks to the keyframe behind a join
 CLOCK_MAY_JUMP = 0x0200  # AVFMT_TS_DISCONT
 MAX_READ_ERRORS = 20  # without a packet between them
 
@@ -51,7 +53,7 @@ class PacketIndex:
         keyframes: packet numbers, ascending.
         seek_to: timestamp by which to find each keyframe.
         number_of: packet signature -> number, for keyframes whose signature is unique.
-        num_corrupt: packets that the demuxer calls damaged; at a join of recordings, one is whole.
+        corrupt: packets that came in damaged; the ends of joined recordings are none.
         damage: what is wrong with the end of the file; None if nothing is.
         has_cut_packet: the last packet of the file is only a part, and is not counted.
         is_whole: the scan reached the end of the file.
@@ -62,7 +64,7 @@ class PacketIndex:
     keyframes: list[int] = field(default_factory=list)
     seek_to: list[int | None] = field(default_factory=list)
     number_of: dict[Signature, int | None] = field(default_factory=dict)
-    num_corrupt: int = 0
+    corrupt: frozenset[int] = frozenset()
     damage: str | None = None
     has_cut_packet: bool = False
     is_whole: bool = True
@@ -110,6 +112,7 @@ def scan(container: InputContainer, stream: VideoStream, end_s: float | None) ->
     time_base = Fraction(stream.time_base or 1)
     columns = array("q"), array("q"), array("q")
     num_others, is_corrupt, first = 0, False, None
+    corrupt: list[int] = []
     try:
         for packet in read_packets(container, stream):
             if not holds_picture(packet):
@@ -117,9 +120,9 @@ def scan(container: InputContainer, stream: VideoStream, end_s: float | None) ->
                 continue
             if packet.is_keyframe:
                 _add_keyframe(index, packet)
-            index.num_packets += 1
             is_corrupt = packet.is_corrupt
-            index.num_corrupt += is_corrupt
+            corrupt += [index.num_packets] if is_corrupt else []
+            index.num_packets += 1
             stamps = packet.pts, packet.dts, packet.duration
             for column, stamp in zip(columns, stamps, strict=True):
                 column.append(NO_TIME if stamp is None else stamp)
@@ -133,6 +136,7 @@ def scan(container: InputContainer, stream: VideoStream, end_s: float | None) ->
         index.damage = str(damage)
     index.has_cut_packet = is_corrupt and index.is_whole and index.num_packets > 1
     index.num_packets -= index.has_cut_packet
+    index.corrupt = frozenset(number for number in corrupt if not _is_join(index, number))
     if container.format.name == "avi" and not stream.codec_context.has_b_frames:
         columns[0][:] = array("q", [NO_TIME]) * len(columns[0])  # AVI has none: libav guesses them
     pts, dts, durations = (np.array(column[: index.num_packets], np.int64) for column in columns)
@@ -145,6 +149,15 @@ def scan(container: InputContainer, stream: VideoStream, end_s: float | None) ->
     if index.is_whole and index.damage is None:
         index.damage = _missing_end(container, stream, index, num_others)
     return index
+
+
+def _is_join(index: PacketIndex, number: int) -> bool:
+    """Whether a packet marked as damaged is only the last of a recording that another follows.
+
+    The demuxer marks a jump of the packets' counter. A recording begins with a keyframe.
+    """
+    place = bisect.bisect_left(index.keyframes, number)
+    return place < len(index.keyframes) and index.keyframes[place] <= number + JOIN_PACKETS
 
 
 def _signature(packet: Packet) -> Signature:
