@@ -12,6 +12,7 @@ from torch import nn
 import vidseg
 from vidseg.adapters.per_frame import PerFrame
 from vidseg.benchmark import Benchmark, _finish, benchmark, count_macs
+from vidseg.card import Card
 from vidseg.cli.options import parse_size, parse_sliding
 from vidseg.methods import create
 from vidseg.timing import Timing, peak_extra_bytes
@@ -86,6 +87,15 @@ def test_the_stream_is_in_its_steady_state(monkeypatch):
     # The first window starts the stream; its steps then all see a full memory.
     assert 2 in seen
     assert seen[:3] == [0, 1, 2]
+
+
+def test_the_size_is_the_one_that_the_model_sees():
+    """It takes multiples of 32, here as in every other command."""
+    model = PerFrame(nn.Conv2d(3, 5, 3, padding=1), num_classes=5)
+    model.card = Card(size_multiple=32)
+    found = benchmark(model, (30, 65), num_frames=1, warm_up=0)
+    assert found.size == (32, 96)
+    assert found.macs["encode"] == 32 * 96 * 5 * 3 * 3 * 3
 
 
 def test_ratios_are_medians_over_turns():

@@ -290,6 +290,7 @@ def test_convert_makes_a_file_that_loads(run, official_checkpoint: Path, tmp_pat
 
     out_path = tmp_path / "tmanet.safetensors"
     line = ("convert", "tmanet", official_checkpoint, "--out", out_path, "--licence", "by mail")
+    line = (*line, "--trained-size", "769x1538")
     code, out, err = run(*line, "--option", "align_corners=true")
     assert code == 0, err
     assert "not used: meta (not the model's weights)" in out
@@ -300,6 +301,7 @@ def test_convert_makes_a_file_that_loads(run, official_checkpoint: Path, tmp_pat
     theirs = load_official("tmanet", official_checkpoint, align_corners=True)
     assert ours.align_corners
     assert ours.card.licence == "by mail"
+    assert ours.card.size == (769, 1538)
     assert "iter_80000.pth, sha256 " in ours.card.source
     for name, tensor in theirs.state_dict().items():
         torch.testing.assert_close(ours.state_dict()[name], tensor, rtol=0, atol=0)

@@ -18,6 +18,12 @@ def convert(
     ] = None,
     licence: Annotated[str, typer.Option(help="Licence of the weights, for the card.")] = "",
     trained_on: Annotated[str, typer.Option(help="Data set and split, for the card.")] = "",
+    trained_size: Annotated[
+        str | None,
+        typer.Option(
+            help="HEIGHTxWIDTH of the frames in training, for the card: larger ones are seen at it."
+        ),
+    ] = None,
     half: Annotated[bool, typer.Option("--half", help="Store float16, half the size.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace --out if it exists.")] = False,
 ) -> None:
@@ -27,7 +33,7 @@ def convert(
     and mis-shaped keys are errors.
     """
     from vidseg.cli.console import console
-    from vidseg.cli.options import parse_options
+    from vidseg.cli.options import parse_options, parse_size
     from vidseg.methods import dead_keys, load_official
     from vidseg.weights import read_checkpoint, save, state_dict_of
 
@@ -41,6 +47,7 @@ def convert(
         "source": f"the authors' checkpoint, converted from {origin}",
         "licence": licence,
         "trained_on": trained_on,
+        "size": parse_size(trained_size, "--trained-size") if trained_size else None,
     }
     save(model, out, half=half, **{name: value for name, value in changes.items() if value})
 
