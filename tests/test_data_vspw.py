@@ -165,3 +165,18 @@ def test_rendered_streets_in_this_layout(tmp_path: Path) -> None:
     present = set(np.unique(labels).tolist())
     assert present <= {*(file_values()[:11] - 1).tolist(), 255}
     assert VSPW.names.index("road") in present
+
+
+def test_masks_of_other_suffixes_and_hidden_files(root: Path) -> None:
+    mask = root / "data" / "7_a" / "mask" / "00000000.png"
+    mask.rename(mask.with_suffix(".PNG"))
+    other = root / "data" / "7_a" / "mask" / "00000005.png"
+    Image.open(other).save(other.with_suffix(".tif"))
+    other.unlink()
+    for folder in ("origin", "mask"):
+        (root / "data" / "7_a" / folder / "._00000000.png").write_bytes(b"x")
+    dataset = open_dataset("vspw", root, "train")
+    assert (dataset.num_frames, dataset.num_labelled) == (5, 5)
+    label = dataset.videos[1].labels[1]
+    assert label is not None
+    assert dataset.read_label(label).tolist() == [[255, 0, 123]]

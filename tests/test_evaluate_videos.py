@@ -19,6 +19,7 @@ from vidseg.data.synthetic import render
 from vidseg.evaluation.result import Evaluation
 from vidseg.evaluation.videos import evaluate_videos
 from vidseg.flow import DIS, forward_backward_consistent
+from vidseg.inference.frame_result import classes_of
 from vidseg.inference.stream import DamagedVideoWarning, segment
 from vidseg.metrics import TemporalConsistency
 
@@ -104,6 +105,18 @@ def test_labels_of_a_video_file_go_by_number(street, tmp_path):
     for i, result in enumerate(segment(by_colour(), street)):
         Image.fromarray(result.labels).save(tmp_path / f"street-{i:05d}.png")
     result = evaluate_videos(by_colour(), [street], labels=[tmp_path])
+    assert (result.figures["pixel_accuracy"], result.num_scored) == (1, 6)
+
+
+def test_labels_of_other_suffixes_and_with_turned_palettes_are_read(street, tmp_path):
+    model = by_colour()
+    _, palette = classes_of(model)
+    for i, result in enumerate(segment(model, street)):
+        turned = Image.fromarray((len(palette) - 1 - result.labels).astype(np.uint8))
+        turned.putpalette(palette[::-1].tobytes())
+        turned.save(tmp_path / f"{i:05d}.{('PNG', 'tif', 'bmp')[i % 3]}")
+        (tmp_path / f"._{i:05d}.png").write_bytes(b"x")
+    result = evaluate_videos(model, [street], labels=[tmp_path])
     assert (result.figures["pixel_accuracy"], result.num_scored) == (1, 6)
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from vidseg.classes import CAMVID, CAMVID_WITH_VOID
 from vidseg.data.clip import IGNORE, Video, VideoDataset, split_at_gaps, videos_by_source
-from vidseg.data.files import MissingFilesError, list_images
+from vidseg.data.files import MissingFilesError, list_images, list_labels
 from vidseg.data.lists import Lists, Naming, names_of, read_lists
 from vidseg.documents import read_text
 from vidseg.inside import inside
@@ -135,7 +135,7 @@ def _read_small_layout(root: Path, split: str) -> list[Video]:
     if not (root / split).is_dir():
         raise FileNotFoundError(f"{root / split} is missing; it holds the frames of {split}annot/")
     frames = list_images(root / split)
-    labels = {path.stem: path for path in (root / f"{split}annot").glob("[!.]*.png")}
+    labels = list_labels(root / f"{split}annot")
     orphans = sorted(labels.keys() - frames.keys())
     if orphans:
         raise MissingFilesError(root / split, orphans, "labels have no frame")

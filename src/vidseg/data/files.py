@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from vidseg.video.images import (
 )
 
 Colour = tuple[int, int, int]
+LABEL_SUFFIXES = (".png", ".tif", ".tiff", ".bmp", ".gif", ".pgm", ".pnm")
 
 
 def read_rgb(path: Path) -> np.ndarray:
@@ -144,17 +145,26 @@ def visible(folder: Path) -> list[Path]:
     return in_order(found)
 
 
-def list_images(folder: Path) -> dict[str, Path]:
+def list_images(folder: Path, suffixes: Sequence[str] = IMAGE_SUFFIXES) -> dict[str, Path]:
     """Images of a folder by stem, in the order of their numbers; a .png wins over others.
 
     Names that begin with a dot are none: `._00000.jpg` of a Mac holds no pixels.
+
+    Args:
+        folder: it must exist.
+        suffixes: lower case; names may be in either case.
     """
     images: dict[str, Path] = {}
-    for path in picture_files(folder, IMAGE_SUFFIXES):
+    for path in picture_files(folder, suffixes):
         twin = images.setdefault(path.stem, path)
         if path.suffix.lower() == ".png" or twin.suffix.lower() != ".png":
             images[path.stem] = path
     return images
+
+
+def list_labels(folder: Path, suffixes: Sequence[str] = LABEL_SUFFIXES) -> dict[str, Path]:
+    """Label pictures of a folder by stem, of lossless formats; none without the folder."""
+    return list_images(folder, suffixes) if folder.is_dir() else {}
 
 
 class MissingFilesError(FileNotFoundError):

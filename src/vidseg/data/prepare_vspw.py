@@ -14,6 +14,7 @@ from vidseg.data import vspw
 from vidseg.data.clip import IGNORE
 from vidseg.data.files import (
     list_images,
+    list_labels,
     name_missing,
     read_label_image,
     read_rgb,
@@ -134,7 +135,7 @@ def _prepare_video(
 ) -> None:
     folder, target = inside(raw / "data", name, links=True), inside(out / "data", name)
     frames = list_images(folder / "origin")
-    masks = {path.stem: path for path in sorted((folder / "mask").glob("[!.]*.png"))}
+    masks = list_labels(folder / "mask")
     orphans = sorted(masks.keys() - frames.keys())
     if orphans:
         done.tell_damage(name_missing(folder / "origin", orphans, "masks have no frame"))

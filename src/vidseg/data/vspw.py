@@ -10,7 +10,7 @@ import numpy as np
 
 from vidseg.classes import VSPW as CLASSES
 from vidseg.data.clip import IGNORE, Video, VideoDataset
-from vidseg.data.files import MissingFilesError, list_images
+from vidseg.data.files import MissingFilesError, list_images, list_labels
 from vidseg.documents import read_text
 from vidseg.inside import fault_of, inside
 from vidseg.suggest import did_you_mean
@@ -140,7 +140,7 @@ def read_video(root: Path, name: str) -> Video:
     frames = list_images(folder / "origin")
     if not frames:
         raise FileNotFoundError(f"{folder / 'origin'} holds no .jpg or .png image")
-    masks = {path.stem: path for path in (folder / "mask").glob("[!.]*.png")}
+    masks = list_labels(folder / "mask")
     orphans = sorted(masks.keys() - frames.keys())
     if orphans:
         raise MissingFilesError(folder / "origin", orphans, "masks have no frame of their stem")

@@ -6,10 +6,10 @@ import re
 from pathlib import Path
 
 from vidseg.data.classes_file import Classes
-from vidseg.data.files import visible
+from vidseg.data.files import list_labels, visible
+from vidseg.data.folder import MASK_SUFFIXES
 from vidseg.data.layouts.found import FILM_SUFFIXES, Asked, Found, Item, NoSuchLayout, split_of
 from vidseg.data.layouts.mask_classes import find_classes
-from vidseg.data.layouts.matching import masks_in
 from vidseg.data.layouts.rasters import MASK_FOLDERS, mask_reader
 
 
@@ -35,7 +35,7 @@ def read_film(source: Path, asked: Asked) -> Found:
         lacking = f": no folder of masks for {films[0].name} (--masks DIR)" if films else ""
         raise NoSuchLayout(f"no video file beside a folder of masks{lacking}")
     problems = [f"{film} has no masks, left out" for film in films if film not in pairs]
-    masks = {film: masks_in(folder) for film, folder in pairs.items()}
+    masks = {film: list_labels(folder, MASK_SUFFIXES) for film, folder in pairs.items()}
     files = [path for found in masks.values() for path in found.values()]
     root = source.parent if source.is_file() else source
     places = dict.fromkeys((root, *pairs.values()))
@@ -80,4 +80,4 @@ def _masks_of(film: Path, films: list[Path], asked: Path | None) -> Path | None:
         places += [path for path in visible(place) if path.name.lower() in MASK_FOLDERS]
     if asked is not None:
         places = [asked / stem, *([asked] if len(films) == 1 else [])]
-    return next((path for path in places if path.is_dir() and masks_in(path)), None)
+    return next((path for path in places if list_labels(path, MASK_SUFFIXES)), None)

@@ -6,9 +6,6 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from vidseg.data.folder import MASK_SUFFIXES
-from vidseg.video.images import picture_files
-
 # What programs put before or behind the name of the frame.
 _AFFIX = re.compile(
     r"^(mask|label|seg|gt)[_-]|"
@@ -16,16 +13,6 @@ _AFFIX = re.compile(
     re.IGNORECASE,
 )
 _LAST_NUMBER = re.compile(r"(\d+)\D*$", re.ASCII)
-
-
-def masks_in(folder: Path) -> dict[str, Path]:
-    """Masks of a folder by stem; a .png wins over other pictures of its stem."""
-    found: dict[str, Path] = {}
-    for path in picture_files(folder, MASK_SUFFIXES):
-        twin = found.setdefault(path.stem, path)
-        if path.suffix.lower() == ".png" and twin.suffix.lower() != ".png":
-            found[path.stem] = path
-    return found
 
 
 def match(

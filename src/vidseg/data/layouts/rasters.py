@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from vidseg.data.classes_file import Classes
-from vidseg.data.files import visible
+from vidseg.data.files import list_labels, visible
+from vidseg.data.folder import MASK_SUFFIXES
 from vidseg.data.label_code import LabelCode
 from vidseg.data.layouts.found import (
     BACKGROUND,
@@ -25,7 +26,7 @@ from vidseg.data.layouts.found import (
     split_of,
 )
 from vidseg.data.layouts.mask_classes import CLASS_FILES, coloured, find_classes
-from vidseg.data.layouts.matching import masks_in, match, sources
+from vidseg.data.layouts.matching import match, sources
 from vidseg.documents import read_text
 from vidseg.values import Size
 from vidseg.video.images import picture_files
@@ -198,9 +199,8 @@ def _read_objects(
 
 def _read_pairs(source: Path, pairs: list[_Pair], asked: Asked, what: str) -> Found:
     problems: list[str] = []
-    masks = [
-        path for pair in pairs if pair.masks.is_dir() for path in masks_in(pair.masks).values()
-    ]
+    folders = [pair.masks for pair in pairs]
+    masks = [path for folder in folders for path in list_labels(folder, MASK_SUFFIXES).values()]
     places = dict.fromkeys((source, *(p.masks for p in pairs), *(p.masks.parent for p in pairs)))
     classes = find_classes(masks, list(places), asked.classes, problems)
     code = classes.code()
@@ -214,7 +214,7 @@ def _items(
     pair: _Pair, asked: Asked, code: LabelCode, problems: list[str], video: str | None = None
 ) -> Iterator[Item]:
     frames = {path.stem: path for path in picture_files(pair.frames)}
-    masks = masks_in(pair.masks) if pair.masks.is_dir() else {}
+    masks = list_labels(pair.masks, MASK_SUFFIXES)
     if pair.frames == pair.masks:
         frames = {path.stem: path for path in picture_files(pair.frames, (".jpg", ".jpeg"))}
         masks = {stem: path for stem, path in masks.items() if path not in frames.values()}
@@ -295,7 +295,7 @@ def _holds_masks(pair: _Pair) -> bool:
     if pair.frames == pair.masks:
         kinds = {path.suffix.lower() for path in picture_files(pair.frames)}
         return ".png" in kinds and bool(kinds & {".jpg", ".jpeg"})
-    return pair.masks.is_dir() and bool(masks_in(pair.masks))
+    return bool(list_labels(pair.masks, MASK_SUFFIXES))
 
 
 def _read_lists(folder: Path, problems: list[str]) -> dict[str, str]:
