@@ -35,6 +35,7 @@ FLOORS = [
         "precision",
         "printable",
         "shortage",
+        "sizes",
         "suggest",
         "timing",
         "training_needs",
@@ -68,7 +69,7 @@ WITHOUT_METHODS = {
 WITHOUT_METHODS |= {"data", "inference", "evaluation", "comparison", "report", "benchmark"}
 
 # These import the standard library alone.
-PLAIN = {"suggest", "printable", "shortage"}
+PLAIN = {"suggest", "printable", "shortage", "sizes"}
 
 FORBIDDEN_NAMES = {"utils", "util", "common", "core", "misc", "helpers", "helper"}
 MAX_LINES = 450

@@ -21,8 +21,8 @@ from vidseg.inference.runner import Runner
 from vidseg.layers.resize import resize
 from vidseg.precision import Precision, check_precision
 from vidseg.segmenter import Memory, Segmentation, VideoSegmenter
+from vidseg.sizes import Size
 from vidseg.timing import Side, Timing, time_in_turns
-from vidseg.values import Size
 
 MAX_FRAMES = 10_000
 Finish = Callable[[Segmentation], Any]

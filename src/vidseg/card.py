@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from vidseg.values import Size
+from vidseg.sizes import Size
 
 MAX_CLASSES = 65535
 """Label maps have 8 or 16 bits."""

@@ -1,15 +1,10 @@
 """Frozen dataclasses of tensors that torch can take apart and put together: values."""
 
 from dataclasses import dataclass, field, fields
-from typing import Any, Literal
+from typing import Any
 
 from torch import Tensor
 from torch.utils import _pytree as pytree
-
-Size = tuple[int, int]
-"""(H, W) in pixels."""
-SeenSize = Size | Literal["full"] | None
-"""(H, W) at which a model sees frames; "full" for their own; None for what its card knows."""
 
 
 def register_value(cls: type, static: frozenset[str]) -> None:

@@ -11,6 +11,7 @@ from torch.utils import _pytree as pytree
 from vidseg.card import Card
 from vidseg.layers.resize import resize
 from vidseg.segmenter import Segmentation, VideoSegmenter
+from vidseg.sizes import height_x_width
 
 
 def window_starts(size: int, crop: int, stride: int) -> tuple[int, ...]:
@@ -44,7 +45,7 @@ def sliding_name(sliding: tuple[tuple[int, int], tuple[int, int]] | None) -> str
     if sliding is None:
         return "whole"
     crop, stride = sliding
-    return f"sliding, crop {crop[0]}x{crop[1]}, stride {stride[0]}x{stride[1]}"
+    return f"sliding, crop {height_x_width(crop)}, stride {height_x_width(stride)}"
 
 
 class SlidingWindow(VideoSegmenter):

@@ -30,7 +30,8 @@ from vidseg.flow.warp import forward_backward_consistent, warp
 from vidseg.layers.local_attention import local_attention
 from vidseg.layers.resize import resize
 from vidseg.segmenter import VideoSegmenter
-from vidseg.values import Memory, Size
+from vidseg.sizes import Size
+from vidseg.values import Memory
 
 Carry = Literal["refine", "flow", "affinity"]
 

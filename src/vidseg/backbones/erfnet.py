@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from vidseg.card import Card
 from vidseg.layers.conv_norm import conv_norm
+from vidseg.sizes import height_x_width
 
 ERFNET_CARD = Card(mean=(0.0, 0.0, 0.0), std=(255.0, 255.0, 255.0), size_multiple=8)
 """What the network takes: pixels in [0, 1], not normalised, at multiples of 8."""
@@ -122,7 +123,7 @@ class ERFNetEncoder(nn.Module):
         if not torch.compiler.is_compiling() and any(side % 8 for side in frames.shape[-2:]):
             raise ValueError(
                 f"ERFNet takes frames whose height and width are multiples of 8, got "
-                f"{frames.shape[-2]}x{frames.shape[-1]}; model.card.fit(frames) makes them so"
+                f"{height_x_width(frames.shape[-2:])}; model.card.fit(frames) makes them so"
             )
         if _is_channels_last(self.initial_block.conv.weight):
             # The first pool would keep the other layout and make its joint with the convolution

@@ -16,11 +16,11 @@ from torch.nn import functional as F
 
 from vidseg.card import Card
 from vidseg.layers.drop_path import DropPath
+from vidseg.sizes import Size, height_x_width
 
 MIT_CARD = Card(size_multiple=32)
 """What SegFormer's authors assume: ImageNet's normalisation, sides of a multiple of 32."""
 
-Size = tuple[int, int]
 STAGES = (1, 2, 3, 4)
 
 
@@ -204,7 +204,7 @@ class MiT(nn.Module):
         if min(frames.shape[-2:]) < self.smallest_px and not torch.compiler.is_compiling():
             raise ValueError(
                 f"frames must be at least {self.smallest_px} px high and wide for MiT, got "
-                f"{frames.shape[-2]}x{frames.shape[-1]}; enlarge them"
+                f"{height_x_width(frames.shape[-2:])}; enlarge them"
             )
         maps, x = [], frames
         for stage in STAGES:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from vidseg.cli.devices import Precision
+from vidseg.sizes import height_x_width
 
 if TYPE_CHECKING:
     from vidseg.benchmark import Benchmark
@@ -140,9 +141,9 @@ def _show(result: Benchmark) -> None:
 
     from vidseg.cli.console import console
 
-    height, width = result.size
     console.print(
-        f"{result.model}, {height}x{width}, batch 1, window of {result.window_length} frames, "
+        f"{result.model}, {height_x_width(result.size)}, batch 1, window of "
+        f"{result.window_length} frames, "
         f"{result.device}, {result.threads} CPU thread(s), {result.precision}, {_until(result)}",
         markup=False,
     )
@@ -180,7 +181,7 @@ def _show(result: Benchmark) -> None:
 
 def _until(result: Benchmark) -> str:
     sides = result.notes.get("labels_px")
-    return "to logits" if sides is None else f"to labels of {sides[0]}x{sides[1]}"
+    return "to logits" if sides is None else f"to labels of {height_x_width(sides)}"
 
 
 def _number(value: float | None, digits: int) -> str:

@@ -10,8 +10,8 @@ import typer
 
 from vidseg.printable import shortened
 from vidseg.shortage import MAX_PIXELS
+from vidseg.sizes import Size
 
-Size = tuple[int, int]
 Sliding = Annotated[
     str | None,
     typer.Option(

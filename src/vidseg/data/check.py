@@ -20,6 +20,7 @@ from vidseg.data.clip import Video, VideoDataset
 from vidseg.data.files import MissingFilesError
 from vidseg.data.prepare import Progress, silent
 from vidseg.data.threads import in_threads
+from vidseg.sizes import width_x_height
 from vidseg.suggest import did_you_mean
 
 KINDS_ON_DISK = ("camvid", "cityscapes", "folder", "kitti-step", "vipseg", "vspw")
@@ -344,4 +345,4 @@ def _look(read: Callable[[Path], np.ndarray], path: Path, *, is_label: bool) -> 
 
 
 def _wxh(size: tuple[int, int] | None) -> str:
-    return "unknown" if size is None else f"{size[1]}x{size[0]}"
+    return "unknown" if size is None else width_x_height(size)

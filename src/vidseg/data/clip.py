@@ -18,7 +18,7 @@ from vidseg.data.label_code import LabelCode
 from vidseg.data.windows import Drawn, Window
 
 if TYPE_CHECKING:
-    from vidseg.values import SeenSize
+    from vidseg.sizes import SeenSize
 
 
 @dataclass(frozen=True)

@@ -25,11 +25,9 @@ from vidseg.data.prepare import Prepared, Progress, copy_file, silent
 from vidseg.data.threads import in_threads
 from vidseg.data.transforms import opencv
 from vidseg.inside import inside
+from vidseg.sizes import Size, width_x_height
 
 SHORT_SIDE = 480
-
-
-Size = tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -148,8 +146,8 @@ def _prepare_video(
     earlier = _first_size(sorted((target / "origin").glob("[!.]*.jpg")))
     if earlier not in (None, wanted):
         raise ValueError(
-            f"{target} has frames of {earlier[1]}x{earlier[0]} from an earlier run, this one makes "
-            f"{wanted[1]}x{wanted[0]}; give another folder, or the earlier --short-side"
+            f"{target} has frames of {width_x_height(earlier)} from an earlier run, this one makes "
+            f"{width_x_height(wanted)}; give another folder, or the earlier --short-side"
         )
     jobs = (
         _Job(

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from vidseg.data.clip import IGNORE, Snippet, Video, VideoDataset
 from vidseg.data.windows import Drawn, Window, mirrored, reach
+from vidseg.sizes import width_x_height
 
 Transform = Callable[
     [Sequence[np.ndarray], np.ndarray, np.random.Generator], tuple[torch.Tensor, torch.Tensor]
@@ -217,8 +218,8 @@ class ClipDataset(torch.utils.data.Dataset[Sample]):
         labels = self.dataset.read_label(file)
         if labels.shape != image.shape[:2]:
             raise ValueError(
-                f"{file} is {_size(labels)}, but its frame {snippet.video.frames[index]} is "
-                f"{_size(image)}; labels and frames must have one size"
+                f"{file} is {width_x_height(labels.shape)}, but its frame "
+                f"{snippet.video.frames[index]} is {width_x_height(image.shape)}; labels and frames must have one size"
             )
         return labels
 
@@ -228,11 +229,8 @@ class ClipDataset(torch.utils.data.Dataset[Sample]):
         for path, image in images.items():
             if image.shape != newest.shape:
                 raise ValueError(
-                    f"{path} is {_size(image)}, but {snippet.frames[-1]} of the same video is "
-                    f"{_size(newest)}; the frames of a video must have one size"
+                    f"{path} is {width_x_height(image.shape)}, but {snippet.frames[-1]} of the "
+                    f"same video is {width_x_height(newest.shape)}; the frames of a video "
+                    "must have one size"
                 )
         return [images[path] for path in snippet.frames]
-
-
-def _size(image: np.ndarray) -> str:
-    return f"{image.shape[1]}x{image.shape[0]}"

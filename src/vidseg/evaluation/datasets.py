@@ -23,7 +23,7 @@ from vidseg.inference.runner import Runner, Windows, make_views
 from vidseg.metrics.consistency import Protocol
 from vidseg.precision import Precision, check_precision
 from vidseg.segmenter import VideoSegmenter
-from vidseg.values import SeenSize, Size
+from vidseg.sizes import SeenSize, Size
 
 
 def evaluate(

@@ -13,8 +13,8 @@ from vidseg.data.clip import Video, VideoDataset
 from vidseg.flow.estimator import FlowEstimator
 from vidseg.flow.warp import forward_backward_consistent
 from vidseg.metrics.consistency import OFFICIAL_PROTOCOLS, Protocol
+from vidseg.sizes import Size, width_x_height
 from vidseg.suggest import did_you_mean
-from vidseg.values import Size
 
 TOLERANCE_PX = 1.5
 VALID_OF = {
@@ -93,8 +93,9 @@ class EstimatedMotion:
         """
         if previous.shape != image.shape:
             raise ValueError(
-                f"the frames of {video.name} must have one size, got {_px(previous)} and "
-                f"{_px(image)} (frame {video.numbers[frame_index]})"
+                f"the frames of {video.name} must have one size, got "
+                f"{width_x_height(previous.shape)} and {width_x_height(image.shape)} "
+                f"(frame {video.numbers[frame_index]})"
             )
         previous, image = _resized(previous, size), _resized(image, size)
         is_ahead = self.protocol in OFFICIAL_PROTOCOLS
@@ -201,7 +202,3 @@ def _resized(image: np.ndarray, size: Size) -> np.ndarray:
     smaller = size[0] * size[1] < image.shape[0] * image.shape[1]
     method = cv2.INTER_AREA if smaller else cv2.INTER_LINEAR
     return np.asarray(cv2.resize(image, size[::-1], interpolation=method))
-
-
-def _px(image: np.ndarray) -> str:
-    return f"{image.shape[1]}x{image.shape[0]}"

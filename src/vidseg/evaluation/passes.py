@@ -12,7 +12,7 @@ from vidseg.evaluation.result import Observed
 from vidseg.evaluation.truth import read_truth
 from vidseg.inference.context import VideoContexts
 from vidseg.inference.runner import Memories, Runner
-from vidseg.values import Size
+from vidseg.sizes import Size, width_x_height
 
 _AHEAD = 3  # frames or windows that are read while the network runs
 
@@ -176,7 +176,7 @@ def _stack(images: list[np.ndarray], video: Video) -> np.ndarray:
 
 
 def _sizes(images: list[np.ndarray]) -> str:
-    return " and ".join(sorted({f"{image.shape[1]}x{image.shape[0]}" for image in images}))
+    return " and ".join(sorted({width_x_height(image.shape) for image in images}))
 
 
 def _size(array: np.ndarray) -> Size:

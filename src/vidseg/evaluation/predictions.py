@@ -22,7 +22,7 @@ from vidseg.evaluation.truth import (
 )
 from vidseg.flow.estimator import FlowEstimator
 from vidseg.metrics.consistency import Protocol
-from vidseg.values import Size
+from vidseg.sizes import Size, width_x_height
 
 
 def evaluate_predictions(
@@ -108,7 +108,7 @@ def _read_label_map(
     labels = code.read(path, others=dataset.ignore)
     if labels.shape != shape:
         raise ValueError(
-            f"{path} is {labels.shape[1]}x{labels.shape[0]}, its label is {shape[1]}x{shape[0]}; "
+            f"{path} is {width_x_height(labels.shape)}, its label is {width_x_height(shape)}; "
             "label maps are never resized: the truth can be (--score-size HEIGHTxWIDTH)"
         )
     return labels

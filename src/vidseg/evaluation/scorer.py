@@ -26,6 +26,7 @@ from vidseg.metrics.boundary import boundary_band
 from vidseg.metrics.consistency import Protocol, TemporalConsistency
 from vidseg.metrics.video_consistency import RunningVideo
 from vidseg.metrics.vspw import VspwScore, VspwVideo
+from vidseg.sizes import width_x_height
 
 BOUNDARY_PX = 5
 
@@ -242,7 +243,7 @@ class Scorer:
 
 def _check_sizes(before: Observed | None, now: Observed) -> None:
     if before is not None and before.labels.shape != now.labels.shape:
-        sizes = (f"{labels.shape[1]}x{labels.shape[0]}" for labels in (before.labels, now.labels))
+        sizes = (width_x_height(one.labels.shape) for one in (before, now))
         raise ValueError(
             f"the label maps of {now.video.name} must have one size to be compared, got "
             f"{' and '.join(sizes)} (frame {now.video.numbers[now.frame_index]})"

@@ -12,7 +12,7 @@ from vidseg.data.clip import Video, VideoDataset
 from vidseg.flow.estimator import FlowEstimator
 from vidseg.layers.resize import resize_labels
 from vidseg.metrics.ratios import VoidTruth
-from vidseg.values import Size
+from vidseg.sizes import Size, height_x_width
 
 _VOID_WORDS = {"ignored": "ignored", "false_positive": "counted as false positives"}
 
@@ -109,7 +109,7 @@ def dataset_conventions(dataset: VideoDataset, score_size: Size | None = None) -
         **({} if protocol is None else {"protocol": protocol}),
         **({"frames_per_second": rates} if rates else {}),
         "num_classes": dataset.num_classes,
-        **({} if score_size is None else {"score_size": f"{score_size[0]}x{score_size[1]}"}),
+        **({} if score_size is None else {"score_size": height_x_width(score_size)}),
         "void": _VOID_WORDS[void_truth_of(dataset)],
         "mean": "over the classes that occur, counts summed over the set",
     }

@@ -9,7 +9,6 @@ from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from vidseg.data.clip import Video, VideoDataset
@@ -27,7 +26,7 @@ from vidseg.inference.stream import segment
 from vidseg.metrics.consistency import Protocol
 from vidseg.precision import Precision
 from vidseg.segmenter import VideoSegmenter
-from vidseg.values import SeenSize, Size
+from vidseg.sizes import SeenSize, Size, width_x_height
 from vidseg.video.images import in_order
 from vidseg.video.reader import FrameReader, read_video
 
@@ -176,8 +175,9 @@ def _observed(
         truth = None if file is None else dataset.read_label(file)
         if truth is not None and truth.shape != result.labels.shape:
             raise ValueError(
-                f"{file} is {_px(truth)}, its frame is {_px(result.labels)}; labels of a plain "
-                "video must have the size of its frames"
+                f"{file} is {width_x_height(truth.shape)}, its frame is "
+                f"{width_x_height(result.labels.shape)}; labels of a plain video must have the "
+                "size of its frames"
             )
         yield Observed(
             video, result.index, result.image, result.labels, truth, result.ms, result.is_cut
@@ -215,7 +215,3 @@ def _names(sources: list[str]) -> list[str]:
         raise ValueError(f"{', '.join(twice)} is given twice")
     short = [Path(source).stem or source for source in sources]
     return short if len(set(short)) == len(short) else sources
-
-
-def _px(labels: np.ndarray) -> str:
-    return f"{labels.shape[1]}x{labels.shape[0]}"

@@ -10,6 +10,7 @@ from typing import Literal
 import numpy as np
 
 from vidseg.segmenter import VideoSegmenter
+from vidseg.sizes import width_x_height
 from vidseg.video import render
 
 _NAMED = 3  # classes in the short form of a result
@@ -42,10 +43,10 @@ class FrameResult:
     duration_s: float | None = None
 
     def __repr__(self) -> str:
-        height, width = self.labels.shape
         largest = sorted(self.shares().items(), key=lambda item: -item[1])[:_NAMED]
         named = ", ".join(f"{name} {share:.0%}" for name, share in largest if share)
-        return f"<frame {self.index} at {self.time_s:.2f} s, {width}x{height}: {named}>"
+        size = width_x_height(self.labels.shape)
+        return f"<frame {self.index} at {self.time_s:.2f} s, {size}: {named}>"
 
     def _repr_png_(self) -> bytes:
         from PIL import Image

@@ -17,8 +17,8 @@ from vidseg.data.transforms import size_within
 from vidseg.inference.context import See
 from vidseg.precision import Precision, autocast, check_precision
 from vidseg.segmenter import Memory, Segmentation, VideoSegmenter
+from vidseg.sizes import SeenSize, Size, height_x_width, width_x_height
 from vidseg.timing import now_s
-from vidseg.values import SeenSize, Size
 
 Windows = SlidingWindow | Size | tuple[Size, Size] | None
 """(H, W) of windows, or ((H, W) of windows, (H, W) between them); None for the whole image."""
@@ -268,8 +268,9 @@ class Runner:
         if view.fit is None and view.size is None and seen != size and size not in self._told:
             self._told.add(size)
             log.info(
-                "seeing %dx%d at %dx%d, the size this model knows; --size full for all of it",
-                *(size[1], size[0], seen[1], seen[0]),
+                "seeing %s at %s, the size this model knows; --size full for all of it",
+                width_x_height(size),
+                width_x_height(seen),
             )
 
 
@@ -286,10 +287,10 @@ def _windowed(model: VideoSegmenter, sliding: Windows) -> VideoSegmenter:
 def _seen_as(view: View, card: Card) -> dict[str, str]:
     """At which size frames are seen, in words; nothing where that is their own."""
     if view.fit is not None:
-        return {"fit": f"within {view.fit[0]}x{view.fit[1]}, aspect kept"}
+        return {"fit": f"within {height_x_width(view.fit)}, aspect kept"}
     if view.size == "full" or (view.size is None and card.size is None):
         return {}
-    height, width = view.size or card.size or (0, 0)
+    size = height_x_width(view.size or card.size or (0, 0))
     if view.size is None:
-        return {"size": f"as many pixels as {height}x{width} at most, aspect kept"}
-    return {"size": f"{height}x{width}"}
+        return {"size": f"as many pixels as {size} at most, aspect kept"}
+    return {"size": size}

@@ -12,7 +12,7 @@ from vidseg.inference.frame_result import FrameResult, classes_of
 from vidseg.inference.runner import Runner, Windows, make_views
 from vidseg.precision import Precision
 from vidseg.segmenter import Memory, VideoSegmenter
-from vidseg.values import SeenSize, Size
+from vidseg.sizes import SeenSize, Size
 from vidseg.video.cuts import CutDetector
 from vidseg.video.reader import Frame, check_image
 

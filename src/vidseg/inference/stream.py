@@ -16,7 +16,7 @@ from vidseg.inference.runner import Windows
 from vidseg.inference.session import Session
 from vidseg.precision import Precision
 from vidseg.segmenter import VideoSegmenter
-from vidseg.values import SeenSize, Size
+from vidseg.sizes import SeenSize, Size
 from vidseg.video.reader import FrameReader, read_video
 
 

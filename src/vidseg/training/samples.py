@@ -35,6 +35,7 @@ from vidseg.data.windows import Window, reach
 from vidseg.flow import open_flow
 from vidseg.inference.runner import View
 from vidseg.segmenter import VideoSegmenter
+from vidseg.sizes import Size
 from vidseg.training.config import (
     ChosenMemory,
     DataConfig,
@@ -43,7 +44,6 @@ from vidseg.training.config import (
     TrainingConfig,
 )
 from vidseg.training.teacher import saved_scores
-from vidseg.values import Size
 
 log = logging.getLogger("vidseg.training")
 _ADVICE = "vidseg data check says what the files hold"

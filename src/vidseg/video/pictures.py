@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from vidseg.sizes import width_x_height
 from vidseg.video.hdr import ToStandard
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ class Pictures:
             self._size = size
         elif size != self._size:
             self._note(
-                f"frames of {size[1]}x{size[0]} are scaled to {self._size[1]}x{self._size[0]}, the "
+                f"frames of {width_x_height(size)} are scaled to {width_x_height(self._size)}, the "
                 "size of the first"
             )
         is_standard = not ToStandard.applies(frame)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, Self
 
 import numpy as np
 
+from vidseg.sizes import width_x_height
 from vidseg.video.clock import JUMP_S, Clock, measured_rate
 from vidseg.video.film import Film, Frame
 from vidseg.video.images import read_image
@@ -94,7 +95,8 @@ class FrameReader(Iterator[Frame]):
             self._count(None)
             raise
         if self._shape is not None and frame.image.shape != self._shape:
-            got = f"{_size(frame.image.shape)}, the frames before it are {_size(self._shape)}"
+            before = width_x_height(self._shape)
+            got = f"{width_x_height(frame.image.shape)}, the frames before it are {before}"
             if not self.files:
                 raise ValueError(
                     f"frame {frame.index} of {self.name} is {got}; all frames of a video must be "
@@ -384,7 +386,3 @@ def _decode_live(
                         num_wanted += 1
         except FFmpegError as error:
             raise DamagedError(error.strerror or str(error)) from error
-
-
-def _size(shape: tuple[int, ...]) -> str:
-    return f"{shape[1]}x{shape[0]}"

@@ -12,7 +12,7 @@ import numpy as np
 from vidseg.data.classes_file import Classes
 from vidseg.documents import parse_json, read_text
 from vidseg.printable import shortened
-from vidseg.values import Size
+from vidseg.sizes import Size, width_x_height
 
 # Called with the (H, W) of the upright frame; gives its (H, W) uint8 label indices.
 ReadMask = Callable[[Size], np.ndarray]
@@ -122,6 +122,6 @@ def fits(labels: np.ndarray, size: Size, path: Path) -> np.ndarray:
     """The labels, once their size is that of the frame; else ValueError."""
     if labels.shape != size:
         raise ValueError(
-            f"{path} is {labels.shape[1]}x{labels.shape[0]}, its frame is {size[1]}x{size[0]}"
+            f"{path} is {width_x_height(labels.shape)}, its frame is {width_x_height(size)}"
         )
     return labels

@@ -26,7 +26,7 @@ from vidseg.data.layouts.found import (
 )
 from vidseg.data.layouts.mask_classes import coloured
 from vidseg.data.layouts.matching import sources
-from vidseg.values import Size
+from vidseg.sizes import Size
 from vidseg.video.images import IMAGE_SUFFIXES, picture_files, read_stored
 
 _DEPTH = 5

@@ -28,7 +28,7 @@ from vidseg.data.layouts.found import (
 from vidseg.data.layouts.mask_classes import CLASS_FILES, coloured, find_classes
 from vidseg.data.layouts.matching import match, sources
 from vidseg.documents import read_text
-from vidseg.values import Size
+from vidseg.sizes import Size
 from vidseg.video.images import picture_files
 
 FRAME_FOLDERS = (

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from vidseg.data.layouts.found import ReadMask, get
-from vidseg.values import Size
+from vidseg.sizes import Size
 
 Points = Sequence[tuple[float, float]]
 _CORNERS = 64  # of a circle: a millionth of the radius off
