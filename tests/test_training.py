@@ -20,6 +20,7 @@ import vidseg.training.devices as devices_module
 import vidseg.training.loop as loop_module
 from vidseg.training.config import OptimiserConfig
 from vidseg.training.folder import Metrics, read_metrics
+from vidseg.training.loading import StepSampler
 from vidseg.training.loop import NonFiniteLoss, train
 from vidseg.training.optimiser import (
     average_decay,
@@ -28,7 +29,7 @@ from vidseg.training.optimiser import (
     set_training,
 )
 from vidseg.training.recipe import load_config
-from vidseg.training.samples import StepSampler, open_source, training_snippets, window_fps
+from vidseg.training.samples import open_source, training_snippets, window_fps
 from vidseg.training.schedule import polynomial_rate
 from vidseg.training.step import build_model, draw_seed
 

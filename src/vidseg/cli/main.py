@@ -19,7 +19,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from vidseg.shortage import shortage_of
+from vidseg.shortage import OPEN_FILES, shortage_of
 
 COMMANDS = {
     "demo": "vidseg.cli.demo",
@@ -174,7 +174,8 @@ def describe(error: BaseException, command: str = "") -> str:
     """
     short = shortage_of(error)
     if short:
-        return "; ".join([short, *([SMALLER[command]] if command in SMALLER else [])])
+        helps = command in SMALLER and short != OPEN_FILES
+        return f"{short}; {SMALLER[command]}" if helps else short
     if not (isinstance(error, OSError) and error.strerror):
         return str(error) or type(error).__name__
     where = f"{error.filename}: " if error.filename is not None else ""

@@ -27,6 +27,7 @@ from vidseg.training.config import TrainingConfig
 from vidseg.training.contexts import Progress, training_contexts, validation_contexts
 from vidseg.training.devices import close_trackers, open_accelerator
 from vidseg.training.folder import Metrics, environment, prepare
+from vidseg.training.loading import StepSampler, load_batches, named_worker_deaths
 from vidseg.training.optimiser import (
     frozen_parts,
     make_optimiser,
@@ -39,9 +40,7 @@ from vidseg.training.optimiser import (
 from vidseg.training.pace import Pace, StopSignal
 from vidseg.training.samples import (
     Samples,
-    StepSampler,
     check_labels,
-    load_batches,
     open_source,
     samples_fps,
     trained_size,
@@ -107,7 +106,8 @@ def train(
         NonFiniteLoss: the loss is not finite; names the samples.
         KeyboardInterrupt: Ctrl-C or SIGTERM, after a checkpoint was written.
         ValueError: the config does not fit the data or the checkpoint.
-        OSError: the disk is full; the checkpoint before is intact.
+        OSError: the disk is full; the checkpoint before is intact. A loader process was killed.
+        MemoryError: a loader process has no memory left.
     """
     folder = Path(folder)
     accelerator = open_accelerator(config, folder)
@@ -119,6 +119,7 @@ def train(
         run = _Run(config, folder, accelerator, model=model, resume=resume, progress=progress)
         stop = stack.enter_context(StopSignal())
         stack.callback(run.batches.close)
+        stack.enter_context(named_worker_deaths())
         for step in range(run.start, config.iterations):
             record = run.step(step, stop.asked)
             done, is_end = step + 1, step + 1 == config.iterations

@@ -1,18 +1,14 @@
 """Which sample comes when: a pure function of the config, the step and the process."""
 
 import logging
-import sys
-import warnings
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Sampler
 
 from vidseg.card import Card
 from vidseg.data import (
@@ -315,80 +311,3 @@ def plain_frames(
     frames = [video.frames[i] for video in dataset.videos for i in video.labelled]
     for place in np.linspace(0, len(frames) - 1, min(count, len(frames))).round().astype(int):
         yield model.card.normalise(dataset.read_frame(frames[place]))[None]
-
-
-@dataclass(frozen=True)
-class StepSampler(Sampler[list[int]]):
-    """The sample numbers of this process's batches, from step `start` to the end.
-
-    Sample numbers count on through the run: step s takes s * batch_size up to
-    (s + 1) * batch_size - 1, whatever the number of processes, so the same samples make a step
-    with 1 process and with 8.
-
-    Attributes:
-        start: first step.
-        iterations: steps of the whole run.
-        batch_size: samples per step, over all processes and accumulated batches.
-        accumulate: batches per step and process.
-        rank: of this process.
-        world: number of processes.
-    """
-
-    start: int
-    iterations: int
-    batch_size: int
-    accumulate: int = 1
-    rank: int = 0
-    world: int = 1
-
-    def __post_init__(self) -> None:
-        if self.batch_size % (self.accumulate * self.world):
-            raise ValueError(
-                f"batch_size={self.batch_size} is the number of samples per optimiser step; it "
-                f"must be a multiple of {self.world} processes times accumulate={self.accumulate}"
-            )
-
-    def __len__(self) -> int:
-        return (self.iterations - self.start) * self.accumulate
-
-    def __iter__(self) -> Iterator[list[int]]:
-        each = self.batch_size // (self.accumulate * self.world)
-        for batch in range(self.start * self.accumulate, self.iterations * self.accumulate):
-            first = (batch * self.world + self.rank) * each
-            yield list(range(first, first + each))
-
-
-def load_batches(
-    clips: Samples, sampler: StepSampler, workers: int, *, pin: bool
-) -> Generator[Any, None, None]:
-    """Batches of a process, until closed; the number of workers changes nothing but the speed."""
-    loader = DataLoader(
-        clips,
-        # Forked workers share what the data set keeps in memory (rendered videos).
-        multiprocessing_context="fork" if workers and sys.platform == "linux" else None,
-        batch_sampler=sampler,
-        num_workers=workers,
-        pin_memory=pin,
-        worker_init_fn=_start_worker if workers else None,
-        # The loader draws a seed for its workers; from the global generator it would be one draw
-        # more for a run that resumes.
-        generator=torch.Generator().manual_seed(0),
-    )
-    with warnings.catch_warnings():
-        # Python 3.12 warns of forking beside threads; the workers touch no lock of theirs.
-        warnings.filterwarnings("ignore", "This process .* is multi-threaded", DeprecationWarning)
-        batches = iter(loader)
-    try:
-        yield from batches
-    finally:
-        del batches  # ends the workers
-
-
-def _start_worker(worker: int) -> None:
-    import signal
-
-    del worker
-    # Both reach the whole process group. The main process writes a checkpoint first, for which it
-    # needs its workers; it ends them itself, and a minute is the most that they outlive SIGTERM.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, lambda *_: signal.alarm(60))
