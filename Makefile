@@ -15,7 +15,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 install: .venv/installed
 demo: .venv/installed
-	.venv/bin/vidseg demo --out $(DEMO_DIR)
+	.venv/bin/vidseg demo --out $(DEMO_DIR) --force
 
 test: .venv/installed
 	.venv/bin/python -m pytest -n $(WORKERS) -m "$(MARKERS)" $(ARGS)

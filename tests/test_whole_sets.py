@@ -263,3 +263,80 @@ def test_an_interrupt_leaves_the_same_frames_in_all(
     assert len((tmp_path / FORMATS[2]).read_text().splitlines()) == frame + 1
     assert len(list((tmp_path / FORMATS[3]).iterdir())) == frame + 1
     assert {path.name for path in tmp_path.iterdir()} == {*FORMATS}
+
+
+TINY = ("iterations=2", "batch_size=1", "workers=0", "validation.every=0", "data.crop=[32,32]")
+TINY += ("data.options={num_videos: 1, num_frames: 2, size: [32,48]}", "trackers=[]")
+
+
+@pytest.mark.parametrize("name", ["best.safetensors", "metrics.csv", "report.html", "config.yaml"])
+def test_a_run_replaces_nothing_of_something_else(tmp_path: Path, capsys, name: str) -> None:
+    (tmp_path / name).write_text("of something else")
+    assert run("train", "fcn_tiny_synthetic", *TINY, "--out", tmp_path) == 1
+    assert f"holds {name} of something else; choose another --out" in capsys.readouterr().err
+    assert contents(tmp_path) == {name: b"of something else"}
+
+
+def test_a_run_that_ended_before_its_first_step_is_begun_anew(tmp_path: Path) -> None:
+    line = ("train", "fcn_tiny_synthetic", *TINY, "--out", tmp_path / "run")
+    assert run(*line, "model.initial_weights=none.safetensors") == 1
+    assert (tmp_path / "run/config.yaml").is_file()
+    assert run(*line) == 0
+    names = {"config.yaml", "environment.json", "metrics.jsonl", "metrics.csv"}
+    assert contents_of_files(tmp_path / "run") == {*names, "last.safetensors"}
+
+
+def contents_of_files(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir() if path.is_file()}
+
+
+def test_no_input_is_replaced(given: Path, tmp_path: Path, capsys) -> None:
+    model, video = tmp_path / "model.safetensors", tmp_path / "street.mp4"
+    shutil.copy(given / "model.safetensors", model)
+    shutil.copy(given / "street.mp4", video)
+    (tmp_path / "link.mp4").hardlink_to(video)
+    before = contents(tmp_path)
+    line = ["segment", video, "--model", model, "--force"]
+    for out in (video, tmp_path / "link.mp4"):
+        assert run(*line, "--out", out) == 1
+        assert "is the source; give another --out" in capsys.readouterr().err
+    assert run(*line, "--out", tmp_path / "o.mp4", "--save-context", model) == 1
+    assert "is read by this run" in capsys.readouterr().err
+    assert run("convert", "fcn", model, "--out", model, "--force") == 1
+    assert "is the checkpoint itself" in capsys.readouterr().err
+    assert contents(tmp_path) == before
+
+
+def test_a_demo_replaces_nothing_of_something_else(tmp_path: Path, capsys) -> None:
+    (tmp_path / "metrics.json").write_text("of an evaluation")
+    assert run("demo", "--out", tmp_path) == 1
+    assert "holds metrics.json already; pass --force" in capsys.readouterr().err
+    assert contents(tmp_path) == {"metrics.json": b"of an evaluation"}
+
+
+def test_a_prepared_folder_has_one_writer_who_is_named(tmp_path: Path, capsys) -> None:
+    with FolderLock(tmp_path / "out"):
+        assert run("data", "prepare", "vspw", "--raw", tmp_path, "--out", tmp_path / "out") == 1
+    assert re.search(rf"process {os.getpid()} on \S+ is writing", capsys.readouterr().err)
+
+
+def test_frames_before_an_error_of_the_source_are_kept(
+    given: Path, tmp_path: Path, capsys, monkeypatch
+) -> None:
+    from vidseg.inference import stream
+
+    following = stream.SegmentedVideo.__next__
+
+    def broken(self):
+        result = following(self)
+        if result.index == 2:
+            raise ValueError("no more")
+        return result
+
+    monkeypatch.setattr(stream.SegmentedVideo, "__next__", broken)
+    assert run(*segment(given, tmp_path)) == 1
+    said = capsys.readouterr().err
+    assert "kept 2 frames in" in said
+    assert "error: no more" in said
+    assert len((tmp_path / FORMATS[2]).read_text().splitlines()) == 2
+    assert len(list((tmp_path / FORMATS[3]).iterdir())) == 2

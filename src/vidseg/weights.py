@@ -90,9 +90,16 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
     """
     from safetensors.torch import save as to_bytes
 
+    content = memoryview(to_bytes(dict(tensors)))
+    start = 8 + int.from_bytes(content[:8], "little")  # the length of the header comes first
     signed = {**metadata, "sha256": _digest(tensors, metadata)}
+    # By the library, words of the metadata come in another order each time.
+    header = {"__metadata__": signed, **json.loads(bytes(content[8:start]))}
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
     with replacing(path) as file:
-        file.write(to_bytes(dict(tensors), metadata=signed))
+        file.write(len(text).to_bytes(8, "little") + text)
+        file.write(content[start:])
 
 
 def _digest(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:

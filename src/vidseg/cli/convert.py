@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -37,7 +38,9 @@ def convert(
     from vidseg.methods import dead_keys, load_official
     from vidseg.weights import read_checkpoint, save, state_dict_of
 
-    if out.exists() and not force:
+    if out.exists() and checkpoint.exists() and out.samefile(checkpoint):
+        raise ValueError(f"{out} is the checkpoint itself; give another --out")
+    if os.path.lexists(out) and not force:
         raise FileExistsError(f"{out} exists; pass --force to replace it, or another --out")
     content = read_checkpoint(checkpoint)
     tensors = state_dict_of(content)

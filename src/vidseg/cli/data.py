@@ -68,19 +68,21 @@ def camvid(
     (6660 + k for 0001TP); --numbering authors gives k - 1, as the script of TMANet's authors does.
     """
     from vidseg.cli.console import progress
+    from vidseg.cli.destinations import claimed
     from vidseg.data.prepare_camvid import prepare_camvid
 
-    done = prepare_camvid(
-        raw,
-        out,
-        labels=labels,
-        images=images,
-        splits=splits,
-        before=before,
-        numbering=numbering.value,
-        void_value=void_value,
-        progress=progress,
-    )
+    with claimed(out, (), force=True):
+        done = prepare_camvid(
+            raw,
+            out,
+            labels=labels,
+            images=images,
+            splits=splits,
+            before=before,
+            numbering=numbering.value,
+            void_value=void_value,
+            progress=progress,
+        )
     _tell(done, out, "camvid")
 
 
@@ -100,12 +102,14 @@ def cityscapes(
     A second run goes on where the first one stopped; nothing is deleted.
     """
     from vidseg.cli.console import progress
+    from vidseg.cli.destinations import claimed
     from vidseg.data.prepare import prepare_cityscapes
 
     out = out or raw
-    done = prepare_cityscapes(
-        raw, out, labels=labels, before=before, after=after, link=link, progress=progress
-    )
+    with claimed(out, (), force=True):
+        done = prepare_cityscapes(
+            raw, out, labels=labels, before=before, after=after, link=link, progress=progress
+        )
     _tell(done, out, "cityscapes")
 
 
@@ -126,9 +130,11 @@ def vspw(
     left out and reported (exit code 1).
     """
     from vidseg.cli.console import progress
+    from vidseg.cli.destinations import claimed
     from vidseg.data.prepare_vspw import prepare_vspw
 
-    done = prepare_vspw(raw, out, short_side=short_side, link=link, progress=progress)
+    with claimed(out, (), force=True):
+        done = prepare_vspw(raw, out, short_side=short_side, link=link, progress=progress)
     _tell(done, out, "vspw")
 
 
@@ -176,20 +182,22 @@ def folder(
     these, with the frames beside them. video: a video file, and masks named by frame numbers.
     """
     from vidseg.cli.console import progress
+    from vidseg.cli.destinations import claimed
     from vidseg.data.layouts import Asked
     from vidseg.data.prepare_folder import prepare_folder
 
-    done = prepare_folder(
-        source,
-        out,
-        layout=layout,
-        asked=Asked(classes, masks, offset, unlabelled.value),
-        val_share=val,
-        before=before,
-        fps=fps,
-        link=link,
-        progress=progress,
-    )
+    with claimed(out, (), force=True):
+        done = prepare_folder(
+            source,
+            out,
+            layout=layout,
+            asked=Asked(classes, masks, offset, unlabelled.value),
+            val_share=val,
+            before=before,
+            fps=fps,
+            link=link,
+            progress=progress,
+        )
     _tell(done, out, "folder")
 
 

@@ -18,6 +18,7 @@ def demo(
     ] = 600,
     seed: Annotated[int, typer.Option("--seed", help="Of networks, samples and streets.")] = 0,
     json: Annotated[bool, typer.Option("--json", help="Write the figures as JSON.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace what is in --out.")] = False,
 ) -> None:
     """Train a small video network and its per-frame twin on rendered streets, and compare them.
 
@@ -26,9 +27,12 @@ def demo(
     tuned until the video network wins.
     """
     from vidseg.cli.console import console, progress, write_json
+    from vidseg.cli.destinations import claimed
     from vidseg.demo import run_demo
+    from vidseg.demo.run import WRITTEN
 
-    result = run_demo(out, iterations=iterations, seed=seed, stage=progress)
+    with claimed(out, WRITTEN, force=force):
+        result = run_demo(out, iterations=iterations, seed=seed, stage=progress)
     if json:
         write_json(result.summary())
         return

@@ -50,21 +50,27 @@ def plan_outputs(source: str, out: str | None, formats: list[str]) -> dict[str, 
     return {kind: path}
 
 
-def check_outputs(paths: dict[str, Path], source: str, *, force: bool) -> None:
+def check_outputs(
+    paths: dict[str, Path], source: str, *, force: bool, inputs: Iterable[object] = ()
+) -> None:
     """Refuse to write over the source, and over anything that exists unless forced.
 
     Args:
         paths: format -> path.
         source: what is segmented.
         force: outputs may be replaced.
+        inputs: what else is read: weights, prototypes; None for nothing.
 
     Raises:
-        ValueError: an output is the source itself, or the folder of its frames.
+        ValueError: an output is the source itself, the folder of its frames, or another input.
         FileExistsError: an output exists, and `force` is false.
     """
     for kind, path in paths.items():
         if path.exists() and Path(source).exists() and path.samefile(source):
             raise ValueError(f"{path} is the source; give another --out")
+        read = (Path(str(name)).expanduser() for name in inputs if name is not None)
+        if any(path.exists() and file.exists() and path.samefile(file) for file in read):
+            raise ValueError(f"{path} is read by this run; give another name")
         if kind == "labels" and path.is_dir() and _has_frames_in(source, path):
             raise ValueError(f"{path} holds the source's frames; give another --out")
         if not force and path.exists() and not (path.is_dir() and not any(path.iterdir())):

@@ -203,7 +203,7 @@ def segment(
     how = parse_run(size, fit, precision, sliding, device)
     paths = plan_outputs(source, out, formats or [])
     kept = _kept(save_context)
-    check_outputs({**paths, **kept}, source, force=force)
+    check_outputs({**paths, **kept}, source, force=force, inputs=(model, context))
     check_tracks(paths, all_tracks=all_tracks)
     reader = read_video(
         source,

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from vidseg import weights
-from vidseg.atomic import write_text
+from vidseg.atomic import together, write_text
 from vidseg.data import VideoDataset, open_dataset
 from vidseg.demo.page import demo_page, write_overlay
 from vidseg.demo.result import Demo, Run
@@ -27,6 +27,12 @@ from vidseg.training.loop import train
 from vidseg.training.recipe import load_config
 
 TWIN, VIDEO = "fcn_tiny", "tmanet_tiny"
+WRITTEN = (
+    "report.html",
+    "overlay.mp4",
+    "metrics.json",
+    *(f"{n}.safetensors" for n in (TWIN, VIDEO)),
+)
 HELD_OUT = {"num_videos": 8, "num_frames": 24}
 
 
@@ -60,7 +66,7 @@ def run_demo(
 
     Args:
         folder: is made; report.html, overlay.mp4, metrics.json and the weights of both networks
-            are written there, over those of an earlier demo.
+            are written there, all at once, over those of an earlier demo.
         iterations: training steps of each network; the first half of them is shared.
         seed: of the networks, the samples and the streets.
         stage: shows progress.
@@ -77,8 +83,6 @@ def run_demo(
         raise ValueError(f"iterations must be at least 2, one for each half, got {iterations}")
     begin_s = time.monotonic()
     stage = stage or (lambda *_, **__: nullcontext(_Silent()))
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     with _one_thread(), tempfile.TemporaryDirectory(prefix="vidseg-demo-") as scratch:
         training = _Training(Path(scratch), iterations, seed, overrides, stage)
         shared, before = training.half(TWIN, "training 1 of 3 (shared half)", None)
@@ -92,13 +96,15 @@ def run_demo(
         for name, (path, losses) in continued.items():
             later = [(half + step, loss) for step, loss in losses]
             runs[name] = _evaluated(name, path, [*before, *later], dataset, stage)
-            weights.save(runs[name].model, folder / f"{name}.safetensors")
     seconds = time.monotonic() - begin_s
     demo = Demo(runs[TWIN], runs[VIDEO], dataset, iterations, seed, seconds)
-    write_text(folder / "metrics.json", json.dumps(demo.summary(), indent=2))
-    with stage("writing overlay.mp4", dataset.num_frames, unit="frames") as meter:
-        write_overlay(folder / "overlay.mp4", demo, meter.advance)
-    demo_page(demo).write(folder / "report.html")
+    with together(Path(folder)) as place:
+        for name, one in runs.items():
+            weights.save(one.model, place / f"{name}.safetensors")
+        write_text(place / "metrics.json", json.dumps(demo.summary(), indent=2))
+        with stage("writing overlay.mp4", dataset.num_frames, unit="frames") as meter:
+            write_overlay(place / "overlay.mp4", demo, meter.advance)
+        demo_page(demo).write(place / "report.html")
     return demo
 
 

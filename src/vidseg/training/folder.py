@@ -5,6 +5,7 @@ import csv
 import io
 import json
 import math
+import os
 import platform
 import re
 import sys
@@ -33,6 +34,7 @@ from vidseg.training.recipe import (
 )
 
 PACKAGES = ("vidseg", "torch", "numpy", "accelerate", "opencv-python-headless", "pillow", "av")
+RESULTS = ("best.safetensors", "last.safetensors", "metrics.csv", "metrics.json", "report.html")
 
 
 class Metrics:
@@ -54,15 +56,15 @@ class Metrics:
         with self.path.open("a", encoding="utf-8") as file:
             file.write(_line(record))
 
-    def write_csv(self) -> None:
-        """Write all records as one table."""
+    def write_csv(self, folder: Path | None = None) -> None:
+        """Write all records as one table, into the run's folder or another one."""
         records = read_metrics(self.path.parent)
         columns = list(dict.fromkeys(key for record in records for key in record))
         text = io.StringIO()
         table = csv.DictWriter(text, columns, lineterminator="\n")
         table.writeheader()
         table.writerows({k: csv_cell(v) for k, v in record.items()} for record in records)
-        write_text(self.path.with_suffix(".csv"), text.getvalue())
+        write_text((folder or self.path.parent) / "metrics.csv", text.getvalue())
 
 
 def _line(record: Mapping[str, Any]) -> str:
@@ -146,13 +148,18 @@ def prepare(folder: Path, config: TrainingConfig, *, resume: bool) -> list[str]:
         The differences to the stored config, one line each.
 
     Raises:
-        FileExistsError: a run has begun in it and `resume` is false.
+        FileExistsError: a run has begun in it and `resume` is false, or it holds files of another
+            kind that this one would replace.
     """
     stored = folder / "config.yaml"
     if not resume and (read_metrics(folder) or list(folder.glob("checkpoints/*"))):
         raise FileExistsError(
             f"{folder} holds a run already; add --resume to go on with it, or choose another --out"
         )
+    # A run that ended before its first step leaves its config, and nothing of these.
+    others = () if resume else (name for name in RESULTS if os.path.lexists(folder / name))
+    if foreign := next(iter(others), None) or _foreign_config(stored):
+        raise FileExistsError(f"{folder} holds {foreign} of something else; choose another --out")
     folder.mkdir(parents=True, exist_ok=True)
     changes: list[str] = []
     if resume and stored.is_file():
@@ -163,6 +170,16 @@ def prepare(folder: Path, config: TrainingConfig, *, resume: bool) -> list[str]:
             stored.replace(folder / f"config-before-{earlier}.yaml")
     write_text(stored, dump(config))
     return changes
+
+
+def _foreign_config(stored: Path) -> str:
+    """The name of a config that is not one of a run; "" if it is, or there is none."""
+    try:
+        if os.path.lexists(stored):
+            validate(read_mapping(stored), source=stored)
+    except (ValueError, OSError):
+        return stored.name
+    return ""
 
 
 def environment(device: torch.device, processes: int) -> dict[str, Any]:

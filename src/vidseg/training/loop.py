@@ -19,7 +19,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from vidseg import weights
-from vidseg.atomic import write_text
+from vidseg.atomic import remove_stale, settle, together, write_text
 from vidseg.data import VideoDataset
 from vidseg.segmenter import VideoSegmenter
 from vidseg.training.checkpoint import Checkpoints, RunLock
@@ -263,7 +263,7 @@ class _Run:
                 report(record)
             if self.best is None or figures["mean_iou"] > self.best["mean_iou"]:
                 self.best = record
-                self._export("best")
+                self._export("best", self.folder)
             assert self.metrics is not None
             self.metrics.write_csv()
         self.accelerator.wait_for_everyone()
@@ -298,8 +298,9 @@ class _Run:
         """Write the last weights and the tables."""
         if self.accelerator.is_main_process:
             assert self.metrics is not None
-            self._export("last")
-            self.metrics.write_csv()
+            with together(self.folder) as stage:
+                self._export("last", stage)
+                self.metrics.write_csv(stage)
         self.accelerator.wait_for_everyone()
         model = self._kept_model
         name = "last" if self.best is None else "best"
@@ -422,19 +423,20 @@ class _Run:
         numbers = {k: v for k, v in record.items() if k != "step" and v == v}
         self.accelerator.log(numbers, step=int(record["step"]))
 
-    def _export(self, name: str) -> None:
+    def _export(self, name: str, folder: Path) -> None:
         """Write weights with their card, which `vidseg.load` reads."""
         model = self._kept_model
         best = self.best if name == "best" and self.best is not None else {}
         figures = {k: v for k, v in best.items() if v == v}  # JSON has no NaN
-        path = self.folder / f"{name}.safetensors"
+        path = folder / f"{name}.safetensors"
         weights.save(model, path, loadable=bool(model.card.architecture), figures=figures)
 
 
 def _take(folder: Path, config: TrainingConfig, resume: bool, stack: contextlib.ExitStack) -> None:
     """Make the folder this run's; the lock comes first, so that a live run keeps its config."""
-    folder.mkdir(parents=True, exist_ok=True)
     stack.enter_context(RunLock(folder))
+    settle(folder)
+    remove_stale(folder, below=True)
     changes = prepare(folder, config, resume=resume)
     if changes:
         log.info("changed since the run was stored:\n  %s", "\n  ".join(changes))
