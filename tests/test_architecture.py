@@ -158,7 +158,7 @@ def test_parts_that_serve_every_method_name_none() -> None:
 
 
 # A method imports another only where its paper builds on it; these two serve several methods.
-BUILDS_ON = {("cffmpp", "cffm")}
+BUILDS_ON = {("cffmpp", "cffm"), ("tdnet", "pspnet"), ("tdnet", "tdnet_layout")}
 SERVE_METHODS = {"method", "queries", "query_checkpoints", "staged"}
 
 

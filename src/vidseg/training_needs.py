@@ -41,6 +41,8 @@ class TrainingNeeds:
             into one; a second stage of training keeps them as they are.
         distilled: picks the (N, D, h, w) map that a student copies from a teacher out of what
             `decode` reads.
+        ask_teacher: for a method whose own `losses` copy a teacher: from (teacher, the last frames
+            (B, 3, H, W), phase=) to tensors that `losses` then finds in the batch.
     """
 
     frame_statistics: bool = False
@@ -50,3 +52,4 @@ class TrainingNeeds:
     begin_step: Callable[[int, int], None] = do_nothing
     host_parts: tuple[str, ...] = ()
     distilled: Callable[[Feature], Tensor] = last_leaf
+    ask_teacher: Callable[..., dict[str, Tensor]] | None = None

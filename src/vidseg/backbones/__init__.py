@@ -8,7 +8,8 @@ from vidseg.backbones.mobilenet import MobileNetV2
 from vidseg.backbones.resnet import ResNet
 
 # name -> how it is built. v1c: mmsegmentation's deep stem, contracted dilation. etc: dilation on
-# second convolutions alone. semseg: deep stem of width 64, constant dilation.
+# second convolutions alone. semseg: deep stem of width 64, constant dilation. multigrid and fanet:
+# TDNet's sub-networks, whose stages have stride 8 and 64 at the end.
 BACKBONES: dict[str, dict[str, Any]] = {
     "resnet18_v1c": {"depth": 18, "stem": "deep"},
     "resnet50_v1c": {"depth": 50, "stem": "deep"},
@@ -17,6 +18,20 @@ BACKBONES: dict[str, dict[str, Any]] = {
     "resnet18_etc": {"depth": 18, "rule": "second_conv"},
     "resnet50_semseg": {"depth": 50, "stem": "deep", "stem_width": 64, "rule": "constant"},
     "resnet101_semseg": {"depth": 101, "stem": "deep", "stem_width": 64, "rule": "constant"},
+    **{
+        f"resnet{depth}_multigrid": {
+            "depth": depth,
+            "rule": "multi_grid",
+            **({"stem": "deep", "stem_width": 64} if depth >= 50 else {}),
+        }
+        for depth in (18, 34, 50, 101)
+    },
+    "resnet18_fanet": {
+        "depth": 18,
+        "strides": (2, 2, 2, 2),
+        "dilations": (1, 1, 1, 1),
+        "slope": 0.01,
+    },
     "resnet_tiny": {"depth": 18, "widths": (16, 32, 48, 64), "blocks": (1, 1, 1, 1)},
     "mobilenetv2": {},
     "erfnet": {},

@@ -23,6 +23,12 @@ SOURCES: dict[str, tuple[str | None, str]] = {
     "resnet18_etc": ("timm/resnet18.tv_in1k", "torchvision's resnet18-5c106cde.pth"),
     "resnet50_semseg": ("timm/resnet50s.gluon_in1k", "semseg's resnet50_v2.pth"),
     "resnet101_semseg": ("timm/resnet101s.gluon_in1k", "semseg's resnet101_v2.pth"),
+    "resnet18_multigrid": ("timm/resnet18.tv_in1k", "torchvision's resnet18-5c106cde.pth"),
+    "resnet34_multigrid": ("timm/resnet34.tv_in1k", "torchvision's resnet34-333f7ec4.pth"),
+    "resnet50_multigrid": ("timm/resnet50s.gluon_in1k", "semseg's resnet50_v2.pth"),
+    "resnet101_multigrid": ("timm/resnet101s.gluon_in1k", "semseg's resnet101_v2.pth"),
+    # A projection of its first block is in no ImageNet weights.
+    "resnet18_fanet": (None, "FANet's own weights (TDNet's authors: fa18.pkl)"),
     "mobilenetv2": ("timm/mobilenetv2_100.ra_in1k", "torchvision's mobilenet_v2-7ebf99e0.pth"),
     **{
         f"mit_b{size}": (f"nvidia/mit-b{size}", f"the authors' mit_b{size}.pth")

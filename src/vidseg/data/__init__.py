@@ -14,7 +14,7 @@ from vidseg.data.clip import (
     VideoDataset,
     snippets,
 )
-from vidseg.data.sampling import Choice, ClipDataset, choices
+from vidseg.data.sampling import Choice, ClipDataset, choices, gapped
 from vidseg.data.transforms import EvalTransform, TrainTransform
 from vidseg.data.windows import drawn, preceding, spaced
 from vidseg.inside import fault_of
@@ -107,6 +107,7 @@ __all__ = [
     "VideoDataset",
     "choices",
     "drawn",
+    "gapped",
     "open_dataset",
     "preceding",
     "snippets",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import accumulate, product
 from typing import Literal, NotRequired, TypedDict
 
 import numpy as np
@@ -95,6 +96,29 @@ def choices(
                 Choice(video, _of(forward, t), _of(backward, t), reverse) for t in video.labelled
             ]
     return [choice for choice in found if choice.forward or choice.backward]
+
+
+def gapped(dataset: VideoDataset, num_frames: int, within: int) -> list[Choice]:
+    """List a choice for each labelled frame: all windows with gaps of 1 to `within` frames.
+
+    A sample takes one of them, so each gap is drawn by itself, as TDNet's authors do it (within 2).
+
+    Args:
+        dataset: where from.
+        num_frames: memory frames before the labelled one.
+        within: largest distance of two neighbours in a window, in frames.
+
+    Returns:
+        The choices; frames that no whole window ends at are left out.
+    """
+    gaps = list(product(range(1, within + 1), repeat=num_frames))
+    offsets = [tuple(accumulate((0, *combination)))[::-1] for combination in gaps]
+    found = []
+    for video in dataset.videos:
+        for t in video.labelled:
+            windows = [tuple(t - back for back in backs) for backs in offsets if backs[0] <= t]
+            found.append(Choice(video, tuple(windows)))
+    return [choice for choice in found if choice.forward]
 
 
 def _of(windows: dict[int, tuple[int, ...]], t: int) -> tuple[tuple[int, ...], ...]:

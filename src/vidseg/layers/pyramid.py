@@ -13,17 +13,25 @@ class PyramidPooling(nn.Module):
         in_channels: D of the input.
         channels: D of each pooled branch; in_channels / number of bins by default.
         bins: side of each pooled grid.
+        part: (j, n): the output is part j of n equal parts of the input's channels, and of each
+            branch's; all of them by default (TDNet's sub-networks share a pyramid like this).
 
     Attributes:
         out_channels: D of the output, the input's and all branches' together.
     """
 
     def __init__(
-        self, in_channels: int, channels: int | None = None, *, bins: tuple[int, ...] = (1, 2, 3, 6)
+        self,
+        in_channels: int,
+        channels: int | None = None,
+        *,
+        bins: tuple[int, ...] = (1, 2, 3, 6),
+        part: tuple[int, int] = (0, 1),
     ) -> None:
         super().__init__()
         channels = channels or in_channels // len(bins)
         self.bins = bins
+        self.part = part
         self.features = nn.ModuleList(
             nn.Sequential(
                 nn.AdaptiveAvgPool2d(bin_side),
@@ -33,13 +41,20 @@ class PyramidPooling(nn.Module):
             )
             for bin_side in bins
         )
-        self.out_channels = in_channels + channels * len(bins)
+        self.out_channels = (in_channels + channels * len(bins)) // part[1]
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, D, h, w) -> (N, out_channels, h, w); the input comes first, then bins 1, 2, 3, 6."""
         size = (x.shape[-2], x.shape[-1])
-        branches = [resize(branch(x), size, align_corners=True) for branch in self.features]
-        return torch.cat([x, *branches], 1)
+        # Branches are cut before they are resized; on grids of a few places the rest costs nothing.
+        branches = [self._cut(branch(x)) for branch in self.features]
+        return torch.cat(
+            [self._cut(x), *(resize(maps, size, align_corners=True) for maps in branches)], 1
+        )
+
+    def _cut(self, maps: Tensor) -> Tensor:
+        index, count = self.part
+        return maps if count == 1 else maps.chunk(count, 1)[index]
 
 
 def pyramid_head(

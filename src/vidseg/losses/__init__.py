@@ -5,6 +5,7 @@ from vidseg.losses.distillation import (
     TWO_FRAMES,
     MultiFrameDependency,
     MultiFrameTerms,
+    class_divergence,
     pair_wise_distillation,
     pair_wise_frames,
     pixel_wise_distillation,
@@ -16,6 +17,7 @@ from vidseg.losses.segmentation import (
     clip_cross_entropy,
     cross_entropy,
     deep_supervision,
+    hardest_cross_entropy,
     ohem_cross_entropy,
 )
 from vidseg.losses.temporal import temporal_loss, visibility
@@ -26,10 +28,12 @@ __all__ = [
     "TWO_FRAMES",
     "MultiFrameDependency",
     "MultiFrameTerms",
+    "class_divergence",
     "class_frequencies",
     "clip_cross_entropy",
     "cross_entropy",
     "deep_supervision",
+    "hardest_cross_entropy",
     "ohem_cross_entropy",
     "pair_wise_distillation",
     "pair_wise_frames",

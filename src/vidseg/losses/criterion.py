@@ -5,22 +5,28 @@ from typing import Literal
 
 from torch import Tensor
 
-from vidseg.losses.segmentation import cross_entropy, ohem_cross_entropy
+from vidseg.losses.segmentation import (
+    cross_entropy,
+    hardest_cross_entropy,
+    ohem_cross_entropy,
+)
 
 
 @dataclass(frozen=True)
 class HardPixels:
-    """Online hard example mining; see `ohem_cross_entropy`.
+    """Online hard example mining.
 
     Attributes:
         threshold: pixels count whose true class has at most this probability ...
         min_kept: ... and so many pixels of a batch at least.
         auxiliary: in the auxiliary terms, too.
+        form: "etc" is `ohem_cross_entropy`, "tdnet" is `hardest_cross_entropy`.
     """
 
     threshold: float = 0.7
     min_kept: int = 100_000
     auxiliary: bool = False
+    form: Literal["etc", "tdnet"] = "etc"
 
 
 @dataclass(frozen=True)
@@ -32,7 +38,9 @@ class Criterion:
         class_weights: (C,), or None for equal ones.
         hard_pixels: count these alone.
         auxiliary_weight: of each auxiliary term.
-        frame_weight: of the frames of a clip by themselves (CFFM).
+        frame_weight: of what is said of frames by themselves (CFFM of all frames of a clip, TDNet
+            of the last one without its memory).
+        distillation_weight: of what is copied from a teacher, where the method's own loss does.
     """
 
     average: Literal["valid", "all"] = "valid"
@@ -40,6 +48,7 @@ class Criterion:
     hard_pixels: HardPixels | None = None
     auxiliary_weight: float = 0.4
     frame_weight: float = 0.5
+    distillation_weight: float = 1.0
 
     def __call__(
         self, logits: Tensor, labels: Tensor, *, align_corners: bool, is_main: bool = True
@@ -60,7 +69,8 @@ class Criterion:
         """
         logits, hard = logits.float(), self.hard_pixels
         if hard is not None and (is_main or hard.auxiliary):
-            return ohem_cross_entropy(
+            mined = ohem_cross_entropy if hard.form == "etc" else hardest_cross_entropy
+            return mined(
                 logits,
                 labels,
                 align_corners=align_corners,

@@ -74,6 +74,24 @@ def pixel_wise_distillation(
     return divergence / teacher.numel()
 
 
+def class_divergence(student: Tensor, teacher: Tensor) -> Tensor:
+    """Kullback-Leibler divergence of class probabilities, KL(teacher || student), mean per pixel.
+
+    As TDNet's authors take it: both probabilities have 1e-8 added, so that none is zero.
+
+    Args:
+        student: (N, C, h, w) logits; resized bilinearly to the teacher's, corners aligned.
+        teacher: (N, C, h', w') logits.
+
+    Returns:
+        A scalar.
+    """
+    size = (teacher.shape[-2], teacher.shape[-1])
+    student = resize(student.float(), size, align_corners=True)
+    theirs, ours = teacher.float().softmax(1) + 1e-8, student.softmax(1) + 1e-8
+    return (theirs * (theirs / ours).log()).sum(1).mean()
+
+
 def pair_wise_distillation(student: Tensor, teacher: Tensor, *, pool: int = 2) -> Tensor:
     """Squared difference of student and teacher in how alike any two pixels of a frame are.
 

@@ -1,5 +1,6 @@
 """Losses between logits and labels."""
 
+import math
 from typing import Literal
 
 import torch
@@ -108,6 +109,53 @@ def ohem_cross_entropy(
         return losses[kept].sum() / kept.sum().clamp_min(1)
     shares = weight[labels[kept]]
     return (losses[kept] * shares).sum() / shares.sum().clamp_min(1e-12)
+
+
+def hardest_cross_entropy(
+    logits: Tensor,
+    labels: Tensor,
+    *,
+    align_corners: bool,
+    threshold: float = 0.7,
+    min_kept: int = 100_000,
+    ignore: int = IGNORE,
+    weight: Tensor | None = None,
+) -> Tensor:
+    """Cross entropy of the hard pixels, found by sorting: TDNet's form of hard example mining.
+
+    Losses are sorted, the largest first. Where more than `min_kept` of them exceed -ln(threshold),
+    all that do are kept, else the first `min_kept`. Ignored pixels count as losses of zero: where
+    few pixels are valid, they take part in the mean (a quirk of the authors').
+
+    Args:
+        logits: (N, C, h, w); resized bilinearly to the labels.
+        labels: (N, H, W) int64, 0..C-1 or `ignore`.
+        align_corners: how the logits are resized.
+        threshold: above 0 and at most 1; the authors take 0.7.
+        min_kept: pixels of the whole batch; the authors take a sixteenth of the crop per image.
+        ignore: the label of pixels that add nothing.
+        weight: (C,) weight of each class.
+
+    Returns:
+        A scalar.
+
+    Raises:
+        ValueError: a label is neither a class nor `ignore`; `threshold` or `min_kept` is out of
+            range.
+    """
+    if not 0 < threshold <= 1 or min_kept < 1:
+        raise ValueError(
+            f"threshold must be above 0 and at most 1, min_kept 1 or more, got {threshold} and "
+            f"{min_kept}"
+        )
+    _check_labels(labels, logits.shape[1], ignore)
+    full = resize(logits, (labels.shape[-2], labels.shape[-1]), align_corners=align_corners)
+    losses = F.cross_entropy(full, labels, weight=weight, ignore_index=ignore, reduction="none")
+    ordered = losses.flatten().sort(descending=True).values
+    hard = ordered > -math.log(threshold)
+    first = torch.arange(len(ordered), device=ordered.device) < min_kept
+    kept = torch.where(hard.sum() > min_kept, hard, first)  # without waiting for the device
+    return (ordered * kept).sum() / kept.sum()
 
 
 def deep_supervision(

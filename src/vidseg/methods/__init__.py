@@ -22,6 +22,7 @@ from vidseg.methods.method import Method, Options
 from vidseg.methods.pmt import LVMT, PMT
 from vidseg.methods.pspnet import PSPNet
 from vidseg.methods.segformer import SegFormer
+from vidseg.methods.tdnet import TDNet
 from vidseg.methods.tmanet import TMANet
 from vidseg.methods.videomt import VidEoMT
 from vidseg.segmenter import VideoSegmenter
@@ -42,6 +43,7 @@ METHODS: dict[str, type[Method]] = {
     "videomt": VidEoMT,
     "pmt": PMT,
     "lvmt": LVMT,
+    "tdnet": TDNet,
 }
 """family -> class; the names that `create` takes are those of `Method.names`."""
 
@@ -250,10 +252,11 @@ def load_official(
     """Load a checkpoint of a method's authors; sizes are inferred from the tensors.
 
     Args:
-        method: a paper of OFFICIAL; the students of "etc" are PSPNets.
+        method: a paper of OFFICIAL; the students of "etc" are PSPNets, "pspnet" is TDNet's own.
         source: the state dict, or the authors' file (with or without a wrapper around it).
         options: what tensors cannot tell: align_corners (tmanet); memory_frames, window, fusion
-            and memorize_first (lmanet); gap_frames (cffm, cffmpp); prototypes (cffmpp).
+            and memorize_first (lmanet); gap_frames (cffm, cffmpp); prototypes (cffmpp); paths and
+            kv_stride (tdnet).
 
     Returns:
         The model in evaluation mode. Keys that are no part of it are logged with the reason.

@@ -74,6 +74,14 @@ class Method(VideoSegmenter):
         """
         raise NotImplementedError
 
+    def adopt(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        """What it starts from where it is given weights of another model: names are its own.
+
+        Args:
+            tensors: the state dict of that model, such as its twin.
+        """
+        return tensors
+
     @classmethod
     def dead_keys(cls, tensors: dict[str, Tensor]) -> dict[str, str]:
         """The keys of an authors' checkpoint that play no part: key -> reason."""

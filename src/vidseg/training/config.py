@@ -49,6 +49,9 @@ class ChosenMemory(Part):
     drawn_within: Positive | None = Field(
         None, description="drawn once from the last N frames before the labelled one"
     )
+    gap_within: Annotated[int, Field(gt=0, le=8)] | None = Field(
+        None, description="each 1 to N frames before the next one, drawn anew for every sample"
+    )
     frames: Annotated[int, Field(gt=0, le=1024)] | None = Field(
         None, description="how many; by default as many as the model's window has"
     )
@@ -58,8 +61,11 @@ class ChosenMemory(Part):
 
     @model_validator(mode="after")
     def _is_one_choice(self) -> "ChosenMemory":
-        if (self.every is None) == (self.drawn_within is None):
-            raise ValueError("memory frames are chosen by every or by drawn_within, give one")
+        given = [x for x in (self.every, self.drawn_within, self.gap_within) if x is not None]
+        if len(given) != 1:
+            raise ValueError(
+                "memory frames are chosen by every, by drawn_within or by gap_within, give one"
+            )
         return self
 
 
@@ -203,6 +209,11 @@ class OptimiserConfig(Part):
         description="what is decayed: all; weights: neither norms nor biases; not-norms: all but "
         "norms; not-backbone-norms: all but those of the backbone, as CFFM's code does",
     )
+    idle: Literal["rest", "decay"] = Field(
+        "rest",
+        description="parameters without a gradient in a step (TDNet's idle paths): they rest, or "
+        "decay and coast on, as with its authors' torch",
+    )
     layer_decay: Annotated[float, Field(gt=0, le=1)] = Field(
         1.0,
         description="rate of each layer of a pre-trained transformer, times that of the layer "
@@ -233,6 +244,10 @@ class ScheduleConfig(Part):
     floor: Rate = Field(0.0, description="smallest rate; what the polynomial ends at")
     warmup_iterations: Count = Field(0, description="steps of warm-up")
     warmup_start: Share = Field(0.1, description="share of the rate at the first step")
+    warmup_form: Literal["linear", "exponential"] = Field(
+        "linear",
+        description="a share of the polynomial, or of the base rate by one factor a step (TDNet)",
+    )
     encoder_start: Annotated[int, Field(ge=0)] = Field(
         0, description="steps in which a pre-trained transformer stands still"
     )

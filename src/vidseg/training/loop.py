@@ -29,6 +29,7 @@ from vidseg.training.devices import close_trackers, open_accelerator
 from vidseg.training.folder import Metrics, environment, prepare
 from vidseg.training.loading import StepSampler, load_batches, named_worker_deaths
 from vidseg.training.optimiser import (
+    fill_gradients,
     frozen_parts,
     make_optimiser,
     open_average,
@@ -163,10 +164,10 @@ class _Run:
         self.model.to(accelerator.device)
         is_still = config.freeze is not None and config.freeze.keep == "weights+statistics"
         self.still_parts = frozen_parts(self.model, config.freeze) if is_still else ()
-        distillation = config.loss.distillation
+        copied = config.loss.distillation or config.loss.grouped
         teacher = None
-        if distillation is not None:
-            teacher = load_teacher(distillation, self.model, accelerator.device)
+        if copied is not None:
+            teacher = load_teacher(copied, self.model, accelerator.device)
         self.clips = self._samples(dataset, teacher, progress)
         self.validation = open_validation(config, dataset)
         if accelerator.is_main_process:
@@ -230,6 +231,8 @@ class _Run:
             for name, value in means.items():
                 sums[name] = sums.get(name, 0.0) + value / config.accumulate
 
+        if config.optimiser.idle == "decay" and step >= self.model.period:
+            fill_gradients(self.model)
         norm = self._clip()
         if accelerator.scaler is None and not math.isfinite(norm):
             raise NonFiniteLoss(self._explain("gradient", {}, step, names))

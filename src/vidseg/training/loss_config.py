@@ -66,12 +66,27 @@ class DistillationConfig(Part):
         return self
 
 
+class GroupedConfig(Part):
+    """TDNet's grouped distillation: each path copies the teacher's channels that it stands for."""
+
+    teacher: str = Field(description="weights or run folder of a PSPNet, as vidseg.load takes it")
+    precision: Literal["fp32", "bf16", "fp16"] = Field("fp32", description="of the teacher")
+    weight: Rate = Field(
+        1.0, description="of the term; within it the frame alone has loss.frame_weight"
+    )
+
+
 class OhemConfig(Part):
-    """Online hard example mining; see vidseg.losses.segmentation.ohem_cross_entropy."""
+    """Online hard example mining; see vidseg.losses.criterion.HardPixels."""
 
     threshold: Share = Field(0.7, description="pixels whose true class has at most this count")
     min_kept: Count = Field(100_000, description="pixels kept at least")
     auxiliary: bool = Field(False, description="also of the auxiliary heads")
+    form: Literal["etc", "tdnet"] = Field(
+        "etc",
+        description="etc: by probability, among valid pixels; tdnet: the first of all losses "
+        "sorted, ignored pixels as zeros",
+    )
 
 
 class LossConfig(Part):
@@ -80,8 +95,8 @@ class LossConfig(Part):
     aux_weight: Rate = Field(0.4, description="weight of each auxiliary head's loss")
     frame_weight: Rate = Field(
         0.5,
-        description="weight of the loss of every frame of a clip by itself, where the model gives "
-        "such logits (CFFM)",
+        description="weight of the loss of frames by themselves, where the model gives such "
+        "logits: of all of a clip (CFFM), of the last one without its memory (TDNet)",
     )
     average: Literal["valid", "all"] = Field(
         "valid", description="all: ignored pixels count in the denominator (official TMANet)"
@@ -95,6 +110,9 @@ class LossConfig(Part):
     )
     distillation: DistillationConfig | None = Field(
         None, description="what is copied from a teacher; needs data.neighbours"
+    )
+    grouped: GroupedConfig | None = Field(
+        None, description="what each path of TDNet copies from a teacher"
     )
 
     @model_validator(mode="after")

@@ -117,6 +117,13 @@ def frozen_parts(model: VideoSegmenter, config: FreezeConfig | None) -> tuple[st
     return tuple(names)
 
 
+def fill_gradients(model: nn.Module) -> None:
+    """Zeros for trained parameters without a gradient, so that the optimiser moves them, too."""
+    for parameter in model.parameters():
+        if parameter.requires_grad and parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
+
+
 @contextlib.contextmanager
 def kept_statistics(model: nn.Module) -> Iterator[None]:
     """Leave the running statistics of batch norms in training mode as they are, for a while."""

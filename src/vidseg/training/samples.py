@@ -20,6 +20,7 @@ from vidseg.data import (
     VideoDataset,
     choices,
     drawn,
+    gapped,
     open_dataset,
     preceding,
     snippets,
@@ -127,15 +128,24 @@ def _window(data: DataConfig, model: VideoSegmenter, seed: int) -> tuple[Window,
 def training_choices(
     dataset: VideoDataset, data: DataConfig, model: VideoSegmenter, seed: int
 ) -> list[Choice]:
-    """What is drawn from where `data.sampling` is "videos", or time may run backwards.
+    """What is drawn from where `data.sampling` is "videos", time may run backwards, or gaps vary.
 
     Videos without a whole window are left out, with one warning.
 
     Raises:
-        ValueError: no video has a whole window.
+        ValueError: no video has a whole window; gaps are drawn beside videos or directions.
     """
     window, length = _window(data, model, seed)
-    found = choices(dataset, window, each=data.sampling, reverse=data.reverse)
+    within = data.memory.gap_within if isinstance(data.memory, ChosenMemory) else None
+    if within is None:
+        found = choices(dataset, window, each=data.sampling, reverse=data.reverse)
+    elif data.sampling == "videos" or data.reverse:
+        raise ValueError(
+            "data.memory.gap_within goes through the labelled frames in the order of time; leave "
+            "out data.sampling=videos and data.reverse"
+        )
+    else:
+        found = gapped(dataset, length - 1, within)
     kept = {choice.video.name for choice in found}
     short = [video.name for video in dataset.videos if video.name not in kept]
     if not found:
@@ -239,7 +249,8 @@ def training_samples(
     near = data.neighbours
     if near is not None and near.video is None:
         return _pairs(dataset, transform, near, config, teacher, labelled=True)
-    is_drawn = data.sampling == "videos" or data.reverse > 0
+    is_gapped = isinstance(data.memory, ChosenMemory) and data.memory.gap_within is not None
+    is_drawn = data.sampling == "videos" or data.reverse > 0 or is_gapped
     find = training_choices if is_drawn else training_snippets
     chosen = find(dataset, data, model, config.seed)
     clips = ClipDataset(

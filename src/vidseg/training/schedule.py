@@ -15,12 +15,14 @@ def polynomial_rate(
     floor: float = 0.0,
     warmup_iterations: int = 0,
     warmup_start: float = 0.1,
+    warmup_form: str = "linear",
 ) -> float:
-    """Learning rate of the polynomial schedule with a floor and a linear warm-up.
+    """Learning rate of the polynomial schedule with a floor and a warm-up.
 
     rate(i) = (base - floor) * (1 - i / iterations)^power + floor, as the official TMANet runs
     (base 0.01, floor 1e-4, power 0.9); the step after the last one would run at the floor. In the
-    warm-up the rate is multiplied by a factor that grows linearly from `warmup_start` to 1.
+    warm-up the rate is multiplied by a factor that grows linearly from `warmup_start` to 1; or it
+    grows from warmup_start * base to base by the same factor at each step, as TDNet's does.
 
     Args:
         step: 0 for the first step.
@@ -30,6 +32,7 @@ def polynomial_rate(
         floor: rate that the schedule ends at.
         warmup_iterations: length of the warm-up, 0 for none.
         warmup_start: share of the rate at step 0 of the warm-up.
+        warmup_form: "linear" or "exponential".
 
     Returns:
         The rate for this step.
@@ -40,13 +43,18 @@ def polynomial_rate(
         >>> round(polynomial_rate(40_000, base=0.01, iterations=80_000, floor=1e-4), 6)
         0.005405
     """
-    left = max(0.0, 1 - step / iterations)
+    waits = warmup_form == "exponential" and step < warmup_iterations
+    left = 1.0 if waits else max(0.0, 1 - step / iterations)
     rate = (base - floor) * left**power + floor
-    return rate * _warm_up(step, warmup_iterations, warmup_start)
+    return rate * _warm_up(step, warmup_iterations, warmup_start, warmup_form)
 
 
-def _warm_up(step: int, iterations: int, start: float) -> float:
-    return start + (1 - start) * step / iterations if step < iterations else 1.0
+def _warm_up(step: int, iterations: int, start: float, form: str) -> float:
+    if step >= iterations:
+        return 1.0
+    if form == "exponential":
+        return start ** (1 - step / iterations)
+    return start + (1 - start) * step / iterations
 
 
 def encoder_share(step: int, start: int, warm_up: int) -> float:
@@ -73,7 +81,7 @@ class Polynomial:
         options: arguments of `polynomial_rate`.
     """
 
-    def __init__(self, **options: float) -> None:
+    def __init__(self, **options: Any) -> None:
         self.options: dict[str, Any] = options
         self.state: dict[str, float] = {}
 
@@ -103,8 +111,9 @@ class Plateau:
         patience: epochs in a row without a smaller loss that are let pass.
         threshold: share by which a loss must be smaller to count as smaller.
         floor: smallest rate.
-        warmup_iterations: length of a linear warm-up, 0 for none.
+        warmup_iterations: length of the warm-up, 0 for none.
         warmup_start: share of the rate at step 0 of the warm-up.
+        warmup_form: "linear" or "exponential".
 
     Example:
         >>> plateau = Plateau(base=1.0, samples=4, batch_size=2, factor=0.5, patience=0)
@@ -126,11 +135,12 @@ class Plateau:
         floor: float = 0.0,
         warmup_iterations: int = 0,
         warmup_start: float = 0.1,
+        warmup_form: str = "linear",
     ) -> None:
         self.base, self.floor = base, floor
         self.samples, self.batch_size = samples, batch_size
         self.factor, self.patience, self.threshold = factor, patience, threshold
-        self.warm_up = warmup_iterations, warmup_start
+        self.warm_up = warmup_iterations, warmup_start, warmup_form
         self.state: dict[str, float] = {
             "scale": 1.0, "best": math.inf, "bad_epochs": 0, "total": 0.0, "steps": 0
         }  # fmt: skip

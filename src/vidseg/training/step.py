@@ -4,6 +4,7 @@ import contextlib
 import copy
 import logging
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,11 +38,12 @@ class TrainingStep(nn.Module):
     Args:
         model: the segmenter.
         loss: weights, averages and further terms.
-        teacher: what `loss.distillation` copies from, where it runs along.
+        teacher: what `loss.distillation` or `loss.grouped` copies from, where it runs along.
         truncate: frames of a chunk, after which gradients stop; None for whole clips.
 
     Raises:
-        ValueError: temporal or distillation terms for a model with a memory.
+        ValueError: temporal or distillation terms for a model with a memory; grouped ones for a
+            method that has none.
     """
 
     def __init__(
@@ -60,6 +62,13 @@ class TrainingStep(nn.Module):
         if loss.temporal or loss.distillation:
             check_per_frame(model, "the student")
             self.motion = MotionTerms(loss, teacher)
+        self.ask_teacher = model.training_needs().ask_teacher
+        self.teacher = teacher if loss.grouped else None
+        if loss.grouped and self.ask_teacher is None:
+            raise ValueError(
+                f"loss.grouped is for methods that copy a teacher in groups (TDNet); "
+                f"{type(model).__name__} copies by loss.distillation"
+            )
         self.class_weights: Tensor | None
         weights_ = None if loss.class_weights is None else torch.tensor(loss.class_weights)
         self.register_buffer("class_weights", weights_, persistent=False)
@@ -79,6 +88,12 @@ class TrainingStep(nn.Module):
             "loss", the weighted sum, and its terms as they are: those of the model's `losses` and
             those of `MotionTerms`.
         """
+        if self.teacher is not None and self.ask_teacher is not None:
+            frames = batch["frames"]
+            first = int(batch["phase"][0]) if "phase" in batch else 0
+            last = (first + frames.shape[1] - 1) % self.model.period
+            answers = self.teacher.ask(frames[:, -1], partial(self.ask_teacher, phase=last))
+            batch = {**batch, **answers}
         criterion = replace(self.criterion, class_weights=self.class_weights)
         terms: dict[str, Tensor] = {}
         chunks = self._run_chunks(batch)
@@ -163,6 +178,7 @@ def _criterion(loss: LossConfig) -> Criterion:
         hard_pixels=hard,
         auxiliary_weight=loss.aux_weight,
         frame_weight=loss.frame_weight,
+        distillation_weight=loss.grouped.weight if loss.grouped else 0.0,
     )
 
 
@@ -289,6 +305,7 @@ def _take_over(model: VideoSegmenter, spec: ModelConfig) -> set[str]:
     name = spec.initial_weights or ""
     path = methods.packaged_weights().get(name) or Path(name).expanduser()
     tensors, _ = weights.load_file(path)
+    tensors = model.adopt(tensors) if isinstance(model, methods.Method) else tensors
     ours = model.state_dict()
     fitting = {k: t for k, t in tensors.items() if k in ours and ours[k].shape == t.shape}
     if not fitting:

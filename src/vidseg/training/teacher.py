@@ -1,6 +1,7 @@
 """The frozen network that a student copies: asked in training, or its scores read from files."""
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from vidseg.inside import inside
 from vidseg.precision import Precision, autocast
 from vidseg.segmenter import Segmentation, VideoSegmenter
 from vidseg.training.digest import digest
-from vidseg.training.loss_config import DistillationConfig
+from vidseg.training.loss_config import DistillationConfig, GroupedConfig
 
 log = logging.getLogger("vidseg.training")
 
@@ -54,12 +55,28 @@ class Teacher:
     @torch.no_grad()
     def __call__(self, frames: Tensor) -> Segmentation:
         """What the teacher says of (B, 1, 3, H, W) frames that are normalised for the student."""
-        if self._affine is not None:
-            scale, shift = (v.to(frames.device).view(3, 1, 1) for v in self._affine)
-            frames = frames * scale + shift
         with autocast(frames.device, self.precision):
-            segmentation, _ = self.model(frames, aux=True)
+            segmentation, _ = self.model(self._normalised(frames), aux=True)
         return segmentation
+
+    @torch.no_grad()
+    def ask(
+        self, frames: Tensor, question: Callable[[VideoSegmenter, Tensor], dict[str, Tensor]]
+    ) -> dict[str, Tensor]:
+        """What a method wants to know of the teacher.
+
+        Args:
+            frames: (B, 3, H, W), normalised for the student.
+            question: of the teacher and the frames, which it gets normalised for the teacher.
+        """
+        with autocast(frames.device, self.precision):
+            return question(self.model, self._normalised(frames))
+
+    def _normalised(self, frames: Tensor) -> Tensor:
+        if self._affine is None:
+            return frames
+        scale, shift = (v.to(frames.device).view(3, 1, 1) for v in self._affine)
+        return frames * scale + shift
 
 
 @dataclass(frozen=True)
@@ -122,7 +139,7 @@ def saved_scores(
 
 
 def load_teacher(
-    spec: DistillationConfig, student: VideoSegmenter, device: torch.device
+    spec: DistillationConfig | GroupedConfig, student: VideoSegmenter, device: torch.device
 ) -> Teacher:
     """The teacher of a config; errors as `vidseg.load` and `Teacher`."""
     return Teacher(methods.load(spec.teacher, device=str(device)), student, spec.precision)
