@@ -311,6 +311,16 @@ def test_videos_are_measured_as_they_are_segmented(model, tmp_path):
     assert "size" not in precise
 
 
+def test_the_size_is_said_once_for_all_videos(model, tmp_path, caplog):
+    at_home(model, (32, 48))
+    videos = [make_video(tmp_path / f"{name}.mp4", 2, size=(64, 144)) for name in "ab"]
+    with caplog.at_level(logging.INFO, "vidseg.inference"):
+        evaluate_videos(model, videos)
+    assert [text for text in caplog.messages if text.startswith("seeing")] == [
+        "seeing 144x64 at 59x26, the size this model knows; --size full for all of it"
+    ]
+
+
 def test_training_writes_the_size_into_the_card(tmp_path):
     from small_runs import config_with
 

@@ -22,7 +22,8 @@ from vidseg.flow.estimator import FlowEstimator
 from vidseg.inference.context import check_contexts, context_name, read_context
 from vidseg.inference.frame_result import FrameResult, classes_of
 from vidseg.inference.runner import Windows
-from vidseg.inference.stream import segment
+from vidseg.inference.session import Session
+from vidseg.inference.stream import run_video
 from vidseg.metrics.consistency import Protocol
 from vidseg.precision import Precision
 from vidseg.segmenter import VideoSegmenter
@@ -78,6 +79,9 @@ def evaluate_videos(
         ValueError: a source is no video or has no end, is given twice, or its labels do not fit.
     """
     _check(sources, labels, max_frames)
+    session = Session(
+        model, device=device, size=size, fit=fit, precision=precision, sliding=sliding
+    )
     # Behind damage the neighbour of a frame is missing, so the measure ends there.
     readers = [read_video(source, strict=True) for source in sources]
     dataset = _described(model, readers, labels, max_frames)
@@ -90,26 +94,13 @@ def evaluate_videos(
         observe=observe,
         every_frame=True,
     )
-    done, passes_ms, run_as = 0, [], {}
+    done, runner = 0, session.runner
     for video, reader in zip(dataset.videos, readers, strict=True):
-        known = None if folder is None else read_context(folder, video.name)
-        results = segment(
-            model,
-            reader,
-            device=device,
-            size=size,
-            fit=fit,
-            precision=precision,
-            sliding=sliding,
-            reset_on_cut=True,
-            context=known,
-        )
-        run_as = results.session.runner.conventions
-        with closing(results):
+        session.reset()
+        session.context = None if folder is None else read_context(folder, video.name)
+        with closing(run_video(session, reader)) as results:
             for frame in _observed(dataset, video, islice(results, len(video))):
-                passes_ms.append(frame.ms)
-                # The first pass pays for the warm-up.
-                scorer.add([frame if passes_ms[1:] else replace(frame, ms=None)])
+                scorer.add([frame if runner.is_warm else replace(frame, ms=None)])
                 done += 1
                 if progress:
                     progress(done, dataset.num_frames)
@@ -117,12 +108,15 @@ def evaluate_videos(
         **dataset_conventions(dataset),
         "run_as": "stream",
         "scene_cuts": "the memory begins anew; nothing is compared across one",
-        **{name: run_as[name] for name in run_as if name not in ("scales", "flip")},
+        **{
+            name: value
+            for name, value in runner.conventions.items()
+            if name not in ("scales", "flip")
+        },
     }
     if not model.causal:
         conventions["context"] = context_name(folder)
-    timed = passes_ms[1:] or passes_ms
-    return scorer.evaluation(conventions, sum(timed) / len(timed))
+    return scorer.evaluation(conventions, runner.ms_per_frame)
 
 
 def _check(

@@ -92,8 +92,8 @@ def segment(
     """Segment a video, frame by frame, with bounded memory however long it is.
 
     The model is put into evaluation mode. Its card says how pixels are normalised and at which size
-    it sees frames. A damaged file ends early with a `DamagedVideoWarning`. A model
-    that is not causal looks at the whole video first, with the first call of `next`.
+    it sees frames. A damaged file ends early with a `DamagedVideoWarning`. A model that is not
+    causal looks at the whole video first, with the first call of `next`.
 
     Args:
         model: any video segmenter; wrap an image model in `vidseg.PerFrame`.
@@ -149,14 +149,34 @@ def segment(
         reader = source
     else:
         reader = read_video(source, start=start, end=end, every=every)
+    return run_video(session, reader, chunk_frames=chunk_frames)
+
+
+def run_video(session: Session, reader: FrameReader, *, chunk_frames: int = 1) -> SegmentedVideo:
+    """Segment a whole video in a session, which goes on from its memory.
+
+    Args:
+        session: for another video, `reset()` it, and set the `context` of that video, or None.
+        reader: gives the frames.
+        chunk_frames: frames in one call of the model.
+
+    Returns:
+        The results, as `segment` gives them.
+
+    Raises:
+        ValueError: a model that needs the whole video on a source that has no end or can be read
+            only once; a context of another video.
+    """
+    model = session.runner.model
     if reader.is_live and not model.causal:
         reader.close()
         raise ValueError(
             f"{type(model).__name__} needs to see the whole video before the first label, "
             f"and {reader.name} has no end; record it to a file first"
         )
-    check_context(context, reader.name)
-    find = None if model.causal or context is not None else _first_pass(session, reader)
+    check_context(session.context, reader.name)
+    is_known = model.causal or session.context is not None
+    find = None if is_known else _first_pass(session, reader)
     return SegmentedVideo(reader, session, _results(reader, session, find, chunk_frames))
 
 
