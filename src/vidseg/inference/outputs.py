@@ -368,7 +368,10 @@ class LabelArchive(_File):
     def _write(self, name: str, array: np.ndarray) -> None:
         content = io.BytesIO()
         np.lib.format.write_array(content, np.ascontiguousarray(array), allow_pickle=False)
-        self._zip.writestr(f"{name}.npy", content.getbuffer())
+        # zipfile would write the time of day: the same labels would not give the same bytes.
+        entry = zipfile.ZipInfo(f"{name}.npy", date_time=(1980, 1, 1, 0, 0, 0))
+        entry.compress_type = zipfile.ZIP_DEFLATED
+        self._zip.writestr(entry, content.getbuffer(), compresslevel=4)
 
 
 class ShareLines(_File):
