@@ -243,7 +243,8 @@ class ClipDataset(torch.utils.data.Dataset[Sample]):
         if labels.shape != image.shape[:2]:
             raise ValueError(
                 f"{file} is {width_x_height(labels.shape)}, but its frame "
-                f"{snippet.video.frames[index]} is {width_x_height(image.shape)}; labels and frames must have one size"
+                f"{snippet.video.frames[index]} is {width_x_height(image.shape)}; "
+                "labels and frames must have one size"
             )
         return labels
 
