@@ -34,6 +34,7 @@ FLOORS = [
         "lock",
         "precision",
         "printable",
+        "progress",
         "shortage",
         "sizes",
         "suggest",

@@ -20,6 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from vidseg.inference.runner import Runner
 from vidseg.layers.resize import resize
 from vidseg.precision import Precision, check_precision
+from vidseg.progress import Progress
 from vidseg.segmenter import Memory, Segmentation, VideoSegmenter
 from vidseg.sizes import Size
 from vidseg.timing import Side, Timing, time_in_turns
@@ -118,7 +119,7 @@ def benchmark(
     warm_up: int = 2,
     device: torch.device | str = "cpu",
     precision: Precision = "fp32",
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> Benchmark:
     """Measure a model on noise, batch 1, beside its alternatives.
 

@@ -15,6 +15,8 @@ from typing import Any
 
 import torch
 
+from vidseg.progress import Progress
+
 Side = Callable[[], Any]
 
 
@@ -63,7 +65,7 @@ def time_in_turns(
     *,
     num_turns: int,
     warm_up: int,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> dict[str, Timing]:
     """Call every side once a turn, each turn beginning with another one; then once for its peak.
 

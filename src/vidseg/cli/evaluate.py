@@ -23,7 +23,8 @@ from vidseg.cli.options import Sliding, parse_options, parse_size
 
 if TYPE_CHECKING:
     from vidseg.data import VideoDataset
-    from vidseg.evaluation.result import Evaluation, Progress
+    from vidseg.evaluation.result import Evaluation
+    from vidseg.progress import Progress
     from vidseg.segmenter import VideoSegmenter
 
 WRITTEN = ("metrics.json", "metrics.csv", "counts.npz", "report.html")

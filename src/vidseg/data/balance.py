@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 
 from vidseg.data.clip import VideoDataset
-from vidseg.data.prepare import Progress, silent
+from vidseg.progress import Display, silent
 
 
-def count_pixels(dataset: VideoDataset, *, progress: Progress = silent) -> np.ndarray:
+def count_pixels(dataset: VideoDataset, *, progress: Display = silent) -> np.ndarray:
     """Count the label pixels of each class.
 
     Args:

@@ -18,8 +18,8 @@ from vidseg.data.check_classes import Tally, judge_classes, unread_files
 from vidseg.data.cityscapes import FRAME_FOLDERS
 from vidseg.data.clip import Video, VideoDataset
 from vidseg.data.files import MissingFilesError
-from vidseg.data.prepare import Progress, silent
 from vidseg.data.threads import in_threads
+from vidseg.progress import Display, silent
 from vidseg.sizes import width_x_height
 from vidseg.suggest import did_you_mean
 
@@ -104,7 +104,7 @@ def check_dataset(
     *,
     splits: Sequence[str] | None = None,
     memory_frames: int = 0,
-    progress: Progress = silent,
+    progress: Display = silent,
     **options: Any,
 ) -> Check:
     """Read every frame and label of a data set and list all faults.
@@ -263,7 +263,7 @@ def _check_files(
     split: str,
     result: Check,
     seen: dict[bytes, Path],
-    progress: Progress,
+    progress: Display,
     *,
     void_is_fault: bool,
 ) -> Tally:

@@ -5,11 +5,8 @@ Here is what all preparations share, and Cityscapes; CamVid is in `prepare_camvi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
 
 from vidseg.atomic import remove_stale
 from vidseg.data import cityscapes
@@ -20,17 +17,7 @@ from vidseg.data.files import (
     write_image,
     write_whole,
 )
-
-
-class Meter(Protocol):
-    """What a progress display is told."""
-
-    def advance(self, count: int = 1, note: str = "") -> None:
-        """Say that `count` more are done."""
-
-
-# Called as progress(description, total, unit=...); vidseg.cli.console.progress is one.
-Progress = Callable[..., AbstractContextManager[Any]]
+from vidseg.progress import Display, silent
 
 
 @dataclass
@@ -62,17 +49,6 @@ class Prepared:
         self.kept += not is_written
 
 
-@contextmanager
-def silent(*_: object, **__: object) -> Iterator[Meter]:
-    """A progress display that shows nothing."""
-
-    class Silent:
-        def advance(self, count: int = 1, note: str = "") -> None:
-            pass
-
-    yield Silent()
-
-
 def prepare_cityscapes(
     raw: Path,
     out: Path,
@@ -81,7 +57,7 @@ def prepare_cityscapes(
     before: int = 4,
     after: int = 0,
     link: bool = False,
-    progress: Progress = silent,
+    progress: Display = silent,
 ) -> Prepared:
     """Convert labelIds to labelTrainIds, and keep only the frames around the labelled ones.
 
@@ -126,7 +102,7 @@ def _convert_label_ids(
     out: Path,
     labels: str,
     done: Prepared,
-    progress: Progress,
+    progress: Display,
 ) -> None:
     table = cityscapes.label_id_table()
     with progress(f"labels of {labels}", len(found), unit="files") as meter:
@@ -155,7 +131,7 @@ def _keep_frames(
     around: tuple[int, int],
     link: bool,
     done: Prepared,
-    progress: Progress,
+    progress: Display,
 ) -> None:
     frames = cityscapes.find_frames(raw, split)
     wanted: dict[str, None] = {}

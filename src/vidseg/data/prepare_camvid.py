@@ -23,10 +23,11 @@ from vidseg.data.files import (
     write_image,
     write_whole,
 )
-from vidseg.data.prepare import Prepared, Progress, copy_file, silent
+from vidseg.data.prepare import Prepared, copy_file
 from vidseg.data.threads import in_threads
 from vidseg.data.transforms import resize_image
 from vidseg.documents import MAX_COUNT, checked, read_json, read_text
+from vidseg.progress import Display, silent
 
 if TYPE_CHECKING:
     from av import VideoFrame
@@ -96,7 +97,7 @@ def prepare_camvid(
     before: int | None = None,
     numbering: Literal["labels", "authors"] = "labels",
     void_value: int = 11,
-    progress: Progress = silent,
+    progress: Display = silent,
 ) -> Prepared:
     """Make the layout of TMANet's authors: images_sequence/, labels/, images/, annotations/.
 
@@ -184,7 +185,7 @@ def _find_labels(folder: Path) -> dict[str, Path]:
 
 
 def _convert_labels(
-    files: dict[str, Path], out: Path, void_value: int, done: Prepared, progress: Progress
+    files: dict[str, Path], out: Path, void_value: int, done: Prepared, progress: Display
 ) -> None:
     if not files:
         return
@@ -206,7 +207,7 @@ def _convert_labels(
 
 
 def _copy_stills(
-    images: Path, out: Path, stems: Collection[str], done: Prepared, progress: Progress
+    images: Path, out: Path, stems: Collection[str], done: Prepared, progress: Display
 ) -> None:
     files = {p.stem: p for p in sorted(images.glob("[!.]*.png")) if not stems or p.stem in stems}
     lacking = sorted(set(stems) - files.keys())
@@ -305,7 +306,7 @@ def _extract(
     needed: set[int] | None,
     state: dict[str, Any],
     done: Prepared,
-    progress: Progress,
+    progress: Display,
 ) -> None:
     folder = out / _SEQUENCE
     folder.mkdir(parents=True, exist_ok=True)

@@ -15,9 +15,10 @@ from vidseg.data.files import write_image, write_whole
 from vidseg.data.folder import number_frames
 from vidseg.data.layouts import Asked, read_layout
 from vidseg.data.layouts.found import Found, Item
-from vidseg.data.prepare import Prepared, Progress, copy_file, silent
+from vidseg.data.prepare import Prepared, copy_file
 from vidseg.data.threads import in_threads
 from vidseg.inside import inside
+from vidseg.progress import Display, silent
 from vidseg.video.images import read_image
 
 BEFORE = 9  # frames of a film kept before each labelled one: CFFM's window is the longest
@@ -56,7 +57,7 @@ def prepare_folder(
     before: int = BEFORE,
     fps: float | None = None,
     link: bool = False,
-    progress: Progress = silent,
+    progress: Display = silent,
 ) -> Prepared:
     """Write frames, masks of class indices, and classes.json; see `Folder` and `READERS`.
 

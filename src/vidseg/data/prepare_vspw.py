@@ -21,10 +21,11 @@ from vidseg.data.files import (
     write_image,
     write_whole,
 )
-from vidseg.data.prepare import Prepared, Progress, copy_file, silent
+from vidseg.data.prepare import Prepared, copy_file
 from vidseg.data.threads import in_threads
 from vidseg.data.transforms import opencv
 from vidseg.inside import inside
+from vidseg.progress import Display, silent
 from vidseg.sizes import Size, width_x_height
 
 SHORT_SIDE = 480
@@ -64,7 +65,7 @@ def prepare_vspw(
     *,
     short_side: int = SHORT_SIDE,
     link: bool = False,
-    progress: Progress = silent,
+    progress: Display = silent,
 ) -> Prepared:
     """Make the 480p layout: the short side of every frame 480 px, masks by nearest neighbour.
 

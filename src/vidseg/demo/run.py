@@ -8,9 +8,9 @@ import json
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,6 +22,7 @@ from vidseg.demo.page import demo_page, write_overlay
 from vidseg.demo.result import Demo, Run
 from vidseg.evaluation.datasets import evaluate
 from vidseg.evaluation.result import FrameFigures, Observed
+from vidseg.progress import Display, silent
 from vidseg.training.config import TrainingConfig
 from vidseg.training.loop import train
 from vidseg.training.recipe import load_config
@@ -36,30 +37,12 @@ WRITTEN = (
 HELD_OUT = {"num_videos": 8, "num_frames": 24}
 
 
-class Meter(Protocol):
-    """Counts what is done."""
-
-    def advance(self, count: int = 1, note: str = "") -> None:
-        """Say that `count` more are done."""
-        ...
-
-
-class Stage(Protocol):
-    """Makes the meter of one stage; `vidseg.cli.console.progress` is one."""
-
-    def __call__(
-        self, description: str, total: int | None = None, *, unit: str = ""
-    ) -> AbstractContextManager[Meter]:
-        """Begin a stage."""
-        ...
-
-
 def run_demo(
     folder: Path | str,
     *,
     iterations: int = 600,
     seed: int = 0,
-    stage: Stage | None = None,
+    stage: Display = silent,
     overrides: tuple[str, ...] = (),
 ) -> Demo:
     """Train both networks, evaluate them on streets they have not seen, write what came out.
@@ -82,7 +65,6 @@ def run_demo(
     if iterations < 2:
         raise ValueError(f"iterations must be at least 2, one for each half, got {iterations}")
     begin_s = time.monotonic()
-    stage = stage or (lambda *_, **__: nullcontext(_Silent()))
     with _one_thread(), tempfile.TemporaryDirectory(prefix="vidseg-demo-") as scratch:
         training = _Training(Path(scratch), iterations, seed, overrides, stage)
         shared, before = training.half(TWIN, "training 1 of 3 (shared half)", None)
@@ -123,7 +105,7 @@ class _Training:
         iterations: int,
         seed: int,
         overrides: tuple[str, ...],
-        stage: Stage,
+        stage: Display,
     ) -> None:
         self.scratch, self.iterations, self.seed = scratch, iterations, seed
         self.overrides, self.stage = overrides, stage
@@ -169,7 +151,7 @@ def _evaluated(
     path: Path,
     losses: list[tuple[float, float]],
     dataset: VideoDataset,
-    stage: Stage,
+    stage: Display,
 ) -> Run:
     from vidseg.methods import load
 
@@ -184,11 +166,6 @@ def _evaluated(
 
         evaluation = evaluate(model, dataset, flow="exact", observe=observe)
     return Run(name, model, losses, evaluation, labels)
-
-
-class _Silent:
-    def advance(self, count: int = 1, note: str = "") -> None:
-        pass
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from vidseg.data.clip import Video, VideoDataset
 from vidseg.evaluation.label_maps import LabelMaps
 from vidseg.evaluation.motion import open_motion
 from vidseg.evaluation.passes import Passes
-from vidseg.evaluation.result import Evaluation, Observed, Observer, Progress
+from vidseg.evaluation.result import Evaluation, Observed, Observer
 from vidseg.evaluation.scorer import Scorer
 from vidseg.evaluation.truth import check_score_size, dataset_conventions, labelled_frames
 from vidseg.flow.estimator import FlowEstimator
@@ -22,6 +22,7 @@ from vidseg.inference.context import VideoContexts, check_contexts, context_name
 from vidseg.inference.runner import Runner, Windows, make_views
 from vidseg.metrics.consistency import Protocol
 from vidseg.precision import Precision, check_precision
+from vidseg.progress import Progress
 from vidseg.segmenter import VideoSegmenter
 from vidseg.sizes import SeenSize, Size
 

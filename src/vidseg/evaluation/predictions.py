@@ -11,7 +11,7 @@ from vidseg.data.clip import Video, VideoDataset
 from vidseg.data.label_code import LabelCode
 from vidseg.evaluation.label_maps import label_map_file
 from vidseg.evaluation.motion import open_motion
-from vidseg.evaluation.result import SAVED_MAPS, Evaluation, Observed, Observer, Progress
+from vidseg.evaluation.result import SAVED_MAPS, Evaluation, Observed, Observer
 from vidseg.evaluation.scorer import Scorer
 from vidseg.evaluation.truth import (
     check_score_size,
@@ -22,6 +22,7 @@ from vidseg.evaluation.truth import (
 )
 from vidseg.flow.estimator import FlowEstimator
 from vidseg.metrics.consistency import Protocol
+from vidseg.progress import Progress
 from vidseg.sizes import Size, width_x_height
 
 

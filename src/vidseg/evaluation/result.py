@@ -93,7 +93,6 @@ class FrameFigures:
 
 
 Observer = Callable[[Observed, FrameFigures], None]
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from vidseg.data.clip import Video, VideoDataset
 from vidseg.data.folder import find_masks
 from vidseg.data.label_code import LabelCode
 from vidseg.evaluation.motion import open_motion
-from vidseg.evaluation.result import Evaluation, Observed, Observer, Progress
+from vidseg.evaluation.result import Evaluation, Observed, Observer
 from vidseg.evaluation.scorer import Scorer
 from vidseg.evaluation.truth import dataset_conventions
 from vidseg.flow.estimator import FlowEstimator
@@ -26,6 +26,7 @@ from vidseg.inference.session import Session
 from vidseg.inference.stream import run_video
 from vidseg.metrics.consistency import Protocol
 from vidseg.precision import Precision
+from vidseg.progress import Progress
 from vidseg.segmenter import VideoSegmenter
 from vidseg.sizes import SeenSize, Size, width_x_height
 from vidseg.video.images import in_order

@@ -1,7 +1,7 @@
 """What a model wants to know of whole videos in training: found once, and kept on file."""
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -20,13 +20,12 @@ from vidseg.inference.context import (
 )
 from vidseg.inference.runner import View
 from vidseg.inside import inside
+from vidseg.progress import Progress
 from vidseg.segmenter import VideoSegmenter
 from vidseg.training.config import TrainingConfig
 from vidseg.training.digest import digest
 
 log = logging.getLogger("vidseg.training")
-
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)

@@ -21,10 +21,11 @@ from torch import Tensor, nn
 from vidseg import weights
 from vidseg.atomic import remove_stale, settle, together, write_text
 from vidseg.data import VideoDataset
+from vidseg.progress import Progress
 from vidseg.segmenter import VideoSegmenter
 from vidseg.training.checkpoint import Checkpoints, RunLock
 from vidseg.training.config import TrainingConfig
-from vidseg.training.contexts import Progress, training_contexts, validation_contexts
+from vidseg.training.contexts import training_contexts, validation_contexts
 from vidseg.training.devices import close_trackers, open_accelerator
 from vidseg.training.folder import Metrics, environment, prepare
 from vidseg.training.loading import StepSampler, load_batches, named_worker_deaths
