@@ -216,3 +216,23 @@ def test_predictions_and_labels_of_plain_videos_follow_their_palettes(tmp_path: 
         path = tmp_path / video.name / f"{frame.stem}.png"
         with_palette(path, turned, colours[::-1])
     assert evaluate_predictions(tmp_path, dataset).mean_iou == 1.0
+
+
+@pytest.mark.parametrize("suffix", ["png", "gif", "tif", "bmp"])
+def test_damaged_label_files_name_themselves(tmp_path: Path, suffix: str):
+    """Any byte may be wrong: what cannot be read is one ValueError that names the file."""
+    path = tmp_path / f"0.{suffix}"
+    with_palette(path, np.tile(TRUTH, (4, 5)), [SKY, ROAD, CAR])
+    sound, rng = path.read_bytes(), np.random.default_rng(3)
+    refused = 0
+    for _ in range(80):
+        content = bytearray(sound)
+        for place in rng.integers(0, len(content), 3):
+            content[place] = rng.integers(0, 256)
+        path.write_bytes(content[: rng.integers(1, len(content) + 1)])
+        try:
+            assert CODE.read(path).dtype == np.uint8
+        except ValueError as error:
+            refused += 1
+            assert str(path) in str(error)  # noqa: PT017
+    assert refused > 20

@@ -22,6 +22,7 @@ from vidseg.data.layouts.mask_classes import read_names
 from vidseg.data.layouts.matching import match, sources
 from vidseg.data.layouts.shapes import ellipse, fill_polygon, rectangle
 from vidseg.data.prepare_folder import prepare_folder
+from vidseg.lock import FolderLock
 
 SIZE = (12, 16)
 NAMES = ("background", "road", "car")
@@ -580,3 +581,28 @@ def test_malformed_class_names_say_the_line(tmp_path: Path, text: str, message: 
     (tmp_path / "c.txt").write_text(text)
     with pytest.raises(ValueError, match=message):
         read_names(tmp_path / "c.txt")
+
+
+def test_masks_of_0_and_255_are_two_classes_that_a_file_names(tmp_path: Path) -> None:
+    for number in range(4):
+        save_frame(tmp_path / "in" / "images" / f"{number}.png", number)
+        mask = np.where(truth_of(number) == 2, 255, 0).astype(np.uint8)
+        save_mask(tmp_path / "in" / "masks" / f"{number}.png", mask)
+    (tmp_path / "in" / "classes.txt").write_text("road 0 0 0\nlane 255 255 255")
+    found = read_layout(tmp_path / "in")
+    assert "255 is taken for lane" in found.problems[0]
+    assert (found.items[1].mask(SIZE) == (truth_of(1) == 2)).all()
+
+
+def test_one_process_writes_a_folder(tmp_path: Path, capsys) -> None:
+    flat(tmp_path / "in")
+    words = ("data", "prepare", "folder", tmp_path / "in", "--out", tmp_path / "out")
+    with FolderLock(tmp_path / "out"):
+        assert run(*words) == 1
+        assert "choose another --out" in capsys.readouterr().err
+    assert run(*words) == 0
+    assert run("data", "check", "folder", tmp_path / "out") == 0
+    (tmp_path / "export.zip").write_bytes(b"PK")
+    assert run("data", "prepare", "folder", tmp_path / "export.zip", "--out", tmp_path / "o") == 1
+    assert "is packed; unpack it" in capsys.readouterr().err
+    assert not (tmp_path / "o").exists()

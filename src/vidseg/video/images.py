@@ -124,7 +124,7 @@ def read_stored(path: Path) -> Stored:
         FileNotFoundError: there is no such file.
         ValueError: it is no picture, is cut short or damaged.
     """
-    image = _open_upright(path)
+    image = _open_upright(path, is_counted=True)
     bands = image.getbands()
     palette = image.getpalette("RGB") if bands[0] == "P" else None
     if bands in (("L", "A"), ("P", "A")):
@@ -138,7 +138,7 @@ def read_stored(path: Path) -> Stored:
         for i in np.flatnonzero(np.bincount(values.ravel(), minlength=256)).tolist():
             red, green, blue = (*palette[3 * i : 3 * i + 3], 0, 0, 0)[:3]
             colours[i] = red, green, blue
-    return Stored(values, colours, image.format or "", _count_pictures(path))
+    return Stored(values, colours, image.format or "", image.info[_COUNT])
 
 
 def read_values(path: Path) -> np.ndarray:
@@ -146,35 +146,39 @@ def read_values(path: Path) -> np.ndarray:
     return read_stored(path).values
 
 
-def _count_pictures(path: Path) -> int:
-    from PIL import Image
+_COUNT = "vidseg: pictures in the file"
+# What Pillow raises for damaged files; the last four of TIFF's tags.
+_PILLOWS_WORDS = (
+    *(OSError, SyntaxError, ValueError, EOFError, struct.error, IndexError),
+    *(KeyError, TypeError, OverflowError, ZeroDivisionError),
+)
 
-    with Image.open(path) as image:
-        return getattr(image, "n_frames", 1) if image.format in ("GIF", "TIFF") else 1
 
-
-def _open_upright(path: Path) -> Image:
-    """Decode a file whole and turn it; `format` is that of the file."""
+def _open_upright(path: Path, *, is_counted: bool = False) -> Image:
+    """Decode a file whole and turn it; `format` is that of the file, `info` has the count."""
     from PIL import Image, ImageOps, UnidentifiedImageError
 
     try:
         # Pillow warns of odd tags and still reads the pixels.
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             with Image.open(path) as image:
-                form = image.format
+                form, count = image.format, 1
+                if is_counted and form in ("GIF", "TIFF"):
+                    count = getattr(image, "n_frames", 1)
                 image.load()
                 try:
                     turned = ImageOps.exif_transpose(image)
                 except (SyntaxError, struct.error, ValueError, KeyError, TypeError):
                     turned = image.copy()  # damaged EXIF: nothing says how to turn it
-                turned.format = form
+                turned.format, turned.info[_COUNT] = form, count
                 return turned
     except FileNotFoundError:
         raise FileNotFoundError(f"no such file: {path}") from None
     except UnidentifiedImageError:
         raise ValueError(f"{path} cannot be read as an image; it is none, or is damaged") from None
-    except (OSError, SyntaxError, ValueError, EOFError, struct.error, IndexError) as error:
+    except _PILLOWS_WORDS as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise  # of the file system: a folder, no permission
         raise ValueError(f"{path} cannot be read as an image: {error}") from error

@@ -25,6 +25,7 @@ READERS: dict[str, Callable[[Path, Asked], Found]] = {
 }
 
 _FOLDERS = ("davis", "voc", "flat")
+_PACKED = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar")
 
 
 def read_layout(source: Path, layout: str = "auto", asked: Asked | None = None) -> Found:
@@ -44,6 +45,8 @@ def read_layout(source: Path, layout: str = "auto", asked: Asked | None = None) 
         raise ValueError(f"no layout {layout!r}{did_you_mean(layout, ('auto', *READERS))}")
     if not source.exists():
         raise FileNotFoundError(f"no such file or folder: {source}")
+    if source.is_file() and source.suffix.lower() in _PACKED:
+        raise ValueError(f"{source} is packed; unpack it, and give the folder")
     reasons = []
     for name in READERS if layout == "auto" else (layout,):
         if source.is_file() and name in _FOLDERS:

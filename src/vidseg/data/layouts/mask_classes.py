@@ -175,6 +175,11 @@ def _fit(
     shown = {c for colours in contents.palette.values() for c in colours}
     if has_colours and (contents.colours or shown & set(found.values())):
         return Classes(found, None, None, tuple(ignored))
+    if contents.values == {0, IGNORE} and len(names) == 2:
+        problems.append(
+            f"the masks hold 0 and 255 alone; 255 is taken for {names[1]}, not for void"
+        )
+        return Classes(found, None, None, (), {0: 0, IGNORE: 1})
     if not counted or counted[-1] < len(names):
         return Classes(found, None, None, tuple(ignored))
     if counted == list(range(1, len(names) + 1)) or counted[-1] == len(names):
