@@ -1,14 +1,18 @@
 """What is special to VidEoMT, PMT and LVMT: sizes, layouts, class decision, padding, losses."""
 
 import math
+import shutil
 
 import pytest
 import torch
 import torch._dynamo.testing
+from safetensors.torch import load_file
 from settled import count
+from small_runs import config_with
 from torch.nn import functional as F
 
 import vidseg
+from vidseg import weights
 from vidseg.backbones.vit import PATCH, VisionTransformer, rotary, rotate
 from vidseg.backbones.vit_layouts import encoder_of, to_patch_16
 from vidseg.classes import IGNORE
@@ -23,6 +27,7 @@ from vidseg.methods.pmt import LVMT, PMT, spread_taps
 from vidseg.methods.query_checkpoints import THINGS_FIRST, ordered_classes
 from vidseg.methods.videomt import VidEoMT, mask_probabilities
 from vidseg.training.config import OptimiserConfig
+from vidseg.training.loop import train
 from vidseg.training.loss_config import LossConfig
 from vidseg.training.optimiser import parameter_groups
 from vidseg.training.schedule import encoder_share
@@ -437,3 +442,31 @@ def test_a_stream_compiles_to_one_graph_and_stays_there():
             torch.testing.assert_close(answer.logits, expected.logits)
     assert counter.frame_count == 1
     torch._dynamo.reset()
+
+
+def test_more_queries_than_the_checkpoint_are_refused(tmp_path):
+    path = tmp_path / "model.safetensors"
+    weights.save(vidseg.create("videomt_tiny", num_classes=3), path)
+    with pytest.raises(ValueError, match=r"do not fit queries=99: .* such as"):
+        vidseg.load(path, queries=99)
+    assert vidseg.load(path, classes="frame").classes == "frame"
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_bit_for_bit(tmp_path):
+    """The random points of the loss and of the masks follow the step, not the process."""
+    spec = {
+        "name": "videomt_tiny",
+        "options": {"loss_points": 32, "masked_attention": True, "clip_frames": 2},
+    }
+    changes = ("iterations=4", "checkpoint={every: 2, keep: 2}", "optimiser.kind=adamw")
+    config = config_with(*changes, model=spec)
+    train(config, tmp_path / "straight")
+    shutil.copytree(tmp_path / "straight", tmp_path / "stopped")
+    (tmp_path / "stopped" / "checkpoints" / "step-00000004.pt").unlink()
+    (tmp_path / "stopped" / "last.safetensors").unlink()
+    train(config, tmp_path / "stopped", resume=True)
+    first, second = (
+        load_file(tmp_path / run / "last.safetensors") for run in ("straight", "stopped")
+    )
+    assert all(torch.equal(first[name], second[name]) for name in first)
