@@ -227,9 +227,7 @@ DataKind = Annotated[
 
 @app.command()
 def check(
-    kind: Annotated[
-        str, typer.Argument(help="camvid, cityscapes, folder, kitti-step, vipseg or vspw.")
-    ],
+    kind: DataKind,
     root: Annotated[Path, typer.Argument(help="Folder of the data set.")],
     split: Annotated[
         list[str] | None, typer.Option("--split", help="Only this split (may be repeated).")
@@ -266,9 +264,7 @@ def check(
 
 @app.command()
 def weights(
-    kind: Annotated[
-        str, typer.Argument(help="camvid, cityscapes, folder, kitti-step, vipseg or vspw.")
-    ],
+    kind: DataKind,
     root: Annotated[Path, typer.Argument(help="Folder of the data set.")],
     split: Annotated[str, typer.Option("--split", help="Part to count.")] = "train",
     constant: Annotated[

@@ -116,37 +116,6 @@ def local_scores(query: Tensor, keys: Tensor, *, radius_px: int) -> Tensor:
     return tiling.join(rows, len(query)).movedim(-1, 1).unflatten(1, (keys.shape[1], -1))
 
 
-def local_sum(weights: Tensor, values: Tensor, *, radius_px: int) -> Tensor:
-    """The sum of the values in each pixel's windows, with weights of its own.
-
-    Args:
-        weights: (B, K, P * P, h, w), channels as those of `local_scores`.
-        values: (B, K, D, h, w).
-        radius_px: half side of the window on the map.
-
-    Returns:
-        (B, D, h, w).
-
-    Raises:
-        ValueError: the shapes disagree, or the radius is negative.
-    """
-    _check(weights[:, 0], weights, values, radius_px)
-    if weights.shape[2] != (2 * radius_px + 1) ** 2:
-        raise ValueError(
-            f"weights must be (B, K, {(2 * radius_px + 1) ** 2}, h, w) for radius_px={radius_px}, "
-            f"got {tuple(weights.shape)}"
-        )
-    tiling = _Tiling(values.shape[3], values.shape[4], radius_px, values.shape[1])
-    halo, index_QM = tiling.halo(values), tiling.window_index(values.device)
-    rows = []
-    for row, weights_QM in enumerate(tiling.tiles(weights.flatten(1, 2))):
-        seen_ND = tiling.seen(halo, row)
-        dense_QN = weights_QM.new_zeros(*weights_QM.shape[:2], seen_ND.shape[1])
-        index = index_QM.expand(len(dense_QN), -1, -1)
-        rows.append(torch.bmm(dense_QN.scatter(2, index, weights_QM), seen_ND))
-    return tiling.join(rows, len(values)).movedim(-1, 1)
-
-
 @dataclass(frozen=True)
 class _Tiling:
     """Tiles on a map, or on a strip of it: tile columns `first` up to `last`."""
