@@ -126,11 +126,13 @@ class SoundTracks:
             else:
                 track.seek(self._source)
                 self._tracks.append(track)
-        if not self._keeps_all and self._source.others:
-            self._notes.append(
-                f"left out: {', '.join(self._source.others)}; --all-tracks keeps sound and "
-                "subtitles in an .mkv"
+        kept = ("sound", "subtitle") if self._keeps_all else ()
+        lost = [what for what in self._source.others if not any(kind in what for kind in kept)]
+        if lost:
+            advice = (
+                "" if self._keeps_all else "; --all-tracks keeps sound and subtitles in an .mkv"
             )
+            self._notes.append(f"left out: {', '.join(lost)}{advice}")
         self._seek()
         self._next = next(self._items, None)
 
