@@ -92,8 +92,9 @@ def segment(
     """Segment a video, frame by frame, with bounded memory however long it is.
 
     The model is put into evaluation mode. Its card says how pixels are normalised and at which size
-    it sees frames. A damaged file ends early with a `DamagedVideoWarning`. A model that is not
-    causal looks at the whole video first, with the first call of `next`.
+    it sees frames. Of a damaged file the frames come that can be decoded, and at the end a
+    `DamagedVideoWarning`. A model that is not causal looks at the whole video first, with the first
+    call of `next`.
 
     Args:
         model: any video segmenter; wrap an image model in `vidseg.PerFrame`.
