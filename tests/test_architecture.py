@@ -70,7 +70,7 @@ WITHOUT_METHODS = {
 WITHOUT_METHODS |= {"data", "inference", "evaluation", "comparison", "report", "benchmark"}
 
 # These import the standard library alone.
-PLAIN = {"suggest", "printable", "shortage", "sizes"}
+PLAIN = {"interrupts", "suggest", "printable", "shortage", "sizes"}
 
 FORBIDDEN_NAMES = {"utils", "util", "common", "core", "misc", "helpers", "helper"}
 MAX_LINES = 450

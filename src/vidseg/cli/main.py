@@ -19,6 +19,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from vidseg.interrupts import interruptible
 from vidseg.shortage import OPEN_FILES, shortage_of
 
 COMMANDS = {
@@ -192,7 +193,7 @@ def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and leave with its exit code.
 
-    0 is success, 1 an error that the message explains, 2 wrong usage, 130 Ctrl-C.
+    0 is success, 1 an error that the message explains, 2 wrong usage, 130 Ctrl-C or SIGTERM.
 
     Args:
         arguments: the words after `vidseg`; those of the process if None.
@@ -205,11 +206,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     open_standard_streams()
     words = _global_flags_first(sys.argv[1:] if arguments is None else list(arguments))
     debug = "--debug" in words
-    with warnings.catch_warnings():
+    with interruptible(leave=arguments is None), warnings.catch_warnings():
         if not debug:
             warnings.showwarning = _show_warning
         try:
             typer.main.get_command(app)(args=words, prog_name="vidseg")
+        except KeyboardInterrupt:
+            raise SystemExit(130) from None
         except Exception as error:
             if debug or not (isinstance(error, USER_ERRORS) or shortage_of(error)):
                 raise

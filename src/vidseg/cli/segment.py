@@ -197,7 +197,6 @@ def segment(
     from vidseg.cli.destinations import check_outputs, check_tracks, claimed_outputs, plan_outputs
     from vidseg.context import Prototypes
     from vidseg.inference.stream import segment as segment_video
-    from vidseg.interrupts import terminate_as_interrupt
     from vidseg.video.reader import read_video
 
     how = parse_run(size, fit, precision, sliding, device)
@@ -229,8 +228,7 @@ def segment(
             context=None if context is None else Prototypes.load(context.expanduser()),
         )
         style = {"opacity": opacity, "contour": contour, "legend": legend, "beside": side_by_side}
-        with terminate_as_interrupt():
-            count = _run(results, {**paths, **kept}, style, all_tracks=all_tracks)
+        count = _run(results, {**paths, **kept}, style, all_tracks=all_tracks)
     for path in paths.values():
         console.print(f"{path}: {count} frames", markup=False, soft_wrap=True)
     for path in kept.values():

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from vidseg import weights
 from vidseg.atomic import remove_stale, settle, together, write_text
 from vidseg.data import VideoDataset
+from vidseg.interrupts import begin_ending
 from vidseg.progress import Progress
 from vidseg.segmenter import VideoSegmenter
 from vidseg.training.checkpoint import Checkpoints, RunLock
@@ -133,6 +134,7 @@ def train(
                 run.save(done)
             if is_stopped and not is_end:
                 log.info("stopped at step %d; the checkpoint is written", done)
+                begin_ending()
                 raise KeyboardInterrupt
         return run.finish()
 
