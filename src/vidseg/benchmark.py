@@ -31,7 +31,7 @@ Finish = Callable[[Segmentation], Any]
 
 @dataclass(frozen=True)
 class Benchmark:
-    """What a model costs on one machine.
+    """The measured cost of a model on one machine.
 
     Attributes:
         model: its name.
@@ -67,7 +67,7 @@ class Benchmark:
     notes: dict[str, Any] = field(default_factory=dict)
 
     def ratio(self, side: str, to: str = "stream") -> float:
-        """How many times dearer `side` is than `to`: the median over turns of their ratio."""
+        """Cost of `side` divided by that of `to`: the median of the ratio over turns."""
         return _ratio(self.timings[side].milliseconds, self.timings[to].milliseconds)
 
     def cpu_ratio(self, side: str, to: str = "stream") -> float | None:
@@ -226,7 +226,7 @@ def _sides(runner: Runner, size: Size, finish: Finish) -> dict[str, Side]:
 
 
 def _finish(size: tuple[int, int] | None, *, is_written: bool = False) -> Finish:
-    """What is done with the logits: nothing, or a label map at this size."""
+    """Make the last step of a call: none, or a label map at this size."""
     if size is None:
         return lambda segmentation: None
     if not is_written:
@@ -271,7 +271,7 @@ def _ratio(theirs: Sequence[float], ours: Sequence[float]) -> float:
 
 
 def _context_of(model: VideoSegmenter, size: tuple[int, int]) -> Any:
-    """What a model that is not causal knows of a video; nothing for all others."""
+    """Find the context that a non-causal model needs; None for other models."""
     if model.causal:
         return None
     device = next(model.parameters()).device

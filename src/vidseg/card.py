@@ -21,7 +21,7 @@ IMAGENET_STD = (58.395, 57.12, 57.375)
 
 @dataclass(frozen=True)
 class Card:
-    """What it takes to use a model, saved with its weights.
+    """Everything needed to use a model, saved with its weights.
 
     Attributes:
         architecture: name for `vidseg.create`; empty for a model that `create` did not make.

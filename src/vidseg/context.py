@@ -87,7 +87,7 @@ register_value(Prototypes, static=frozenset({"video"}))
 
 @dataclass(frozen=True)
 class QueryClasses:
-    """What each of Q queries says of its class over the whole of each of B videos.
+    """Class logits of Q queries, averaged over the whole of each of B videos.
 
     Attributes:
         logits: (B, Q, K + 1), the mean over all frames; the last class is "no object".

@@ -107,7 +107,7 @@ def _sign(descriptor: int) -> None:
 
 
 def _holder(file: Path) -> str:
-    """Who wrote a lock file, in words."""
+    """Describe the holder of a lock file."""
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
         return f"process {int(found['pid'])} on {found['host']!s:.100}"

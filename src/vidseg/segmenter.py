@@ -30,7 +30,7 @@ Feature = Any
 
 @dataclass(frozen=True)
 class Segmentation:
-    """What a segmenter says of the frames that were read out.
+    """The output of a segmenter for the frames that were read out.
 
     Attributes:
         logits: (B, T', C, h, w) at the output stride.
@@ -114,7 +114,7 @@ class VideoSegmenter(nn.Module):
         raise NotImplementedError
 
     def initial_memory(self, feature: Feature, context: Any) -> Memory:
-        """How the first frame sees the past: the warm-up policy."""
+        """Make the memory of the first frame: the warm-up policy."""
         return Memory()
 
     def fuse(self, feature: Feature, memory: Any) -> Feature:
@@ -169,7 +169,7 @@ class VideoSegmenter(nn.Module):
         return terms
 
     def training_needs(self) -> TrainingNeeds:
-        """What it wants of its trainer."""
+        """The wishes of this method to its trainer."""
         return TrainingNeeds()
 
     def window_frames(self, t: int) -> tuple[int, ...]:
@@ -304,7 +304,7 @@ class VideoSegmenter(nn.Module):
         return self(frame[:, None], memory, context=context, **turn)
 
     def for_inference(self, device: torch.device | str | None = None) -> Self:
-        """Itself, on a device, in evaluation mode and the memory layout that is fastest there."""
+        """Prepare for inference in place: device, evaluation mode, memory layout; -> self."""
         self.eval()
         if device is not None:
             self.to(device)

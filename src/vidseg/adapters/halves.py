@@ -20,7 +20,7 @@ Half = str | Callable[[Any, Any], Any]
 
 
 def run_half(model: nn.Module, half: Half, x: Any) -> Any:
-    """What a half of the model makes of `x`."""
+    """Run one half of the model on `x`."""
     return model.get_submodule(half)(x) if isinstance(half, str) else half(model, x)
 
 

@@ -110,7 +110,7 @@ class LocalMemorySegmenter(VideoSegmenter):
                 "remembered before it is there"
             )
         self.memory_frames, self.memorize_first = memory_frames, memorize_first
-        # Declared for classes; here it is a choice.
+        # A class attribute elsewhere; set per instance here.
         self.recurrent = recurrent  # pyright: ignore[reportAttributeAccessIssue]
         self.horizon = math.inf if recurrent else memory_frames - memorize_first
         self.attention = LocalMemoryAttention(channels, key_channels=key_channels, **options)
@@ -129,7 +129,7 @@ class LocalMemorySegmenter(VideoSegmenter):
         return Encoded(x, () if self.recurrent else self.attention.memory_encoder(x), rest)
 
     def initial_memory(self, feature: Encoded, context: Any) -> FrameMemory:
-        """Nothing, in Q slots."""
+        """Q empty slots."""
         key, value = self.attention.slot_shapes(feature.map)
         slots = range(self.memory_frames)
         return FrameMemory(

@@ -91,7 +91,7 @@ class SlidingWindow(VideoSegmenter):
         self.horizon = model.horizon
         self.card = model.card
         self.prefers_channels_last = model.prefers_channels_last
-        # Declared for classes, but a wrapper learns them from the model that it wraps.
+        # Class attributes elsewhere; a wrapper takes them from the model that it wraps.
         self.recurrent = model.recurrent  # pyright: ignore[reportAttributeAccessIssue]
         self.causal = model.causal  # pyright: ignore[reportAttributeAccessIssue]
         self.memory_type = model.memory_type  # pyright: ignore[reportAttributeAccessIssue]

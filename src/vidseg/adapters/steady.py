@@ -57,7 +57,7 @@ CONFIDENCE_RATE = 0.3
 
 @dataclass(frozen=True)
 class SteadyMemory(Memory):
-    """What a steady stream knows of the past.
+    """The past of a steady stream.
 
     Attributes:
         inner: the memory of the model itself.
@@ -80,7 +80,7 @@ class SteadyMemory(Memory):
 
     @property
     def context(self) -> Any:
-        """What the model itself knows of the whole video."""
+        """The wrapped model's context of the whole video."""
         return getattr(self.inner, "context", None)
 
 
@@ -197,7 +197,7 @@ class Steady(VideoSegmenter):
         self.horizon = math.inf
         self.card = model.card
         self.prefers_channels_last = model.prefers_channels_last
-        # Declared for classes, but a wrapper learns it from the model that it wraps.
+        # A class attribute elsewhere; a wrapper takes it from the model that it wraps.
         self.causal = model.causal  # pyright: ignore[reportAttributeAccessIssue]
 
     def encode(self, frames: Tensor) -> _Feature:
@@ -205,7 +205,7 @@ class Steady(VideoSegmenter):
         return _Feature(self.model.encode(frames), self._picture(frames))
 
     def initial_memory(self, feature: _Feature, context: Any) -> SteadyMemory:
-        """Nothing stands behind the past of the first frame."""
+        """The first frame starts with no evidence."""
         batch, _, height, width = feature.picture.shape
         empty = torch.zeros(batch, 1, height, width, device=feature.picture.device)
         return SteadyMemory(

@@ -25,7 +25,7 @@ OFFICIAL_LICENCE = f"as it says; if it descends from the published MiT weights: 
 
 
 def layout_of(names: Iterable[str]) -> Layout:
-    """Whose names these are; the authors' if nobody else's.
+    """Tell whose key names these are: the authors', where no other layout matches.
 
     Args:
         names: the keys of a checkpoint, of the encoder alone or of the whole model.
@@ -83,7 +83,7 @@ def decoder_of(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def backbone_of(encoder: Mapping[str, Tensor]) -> str:
-    """Which MiT this is.
+    """Name the MiT that these tensors belong to.
 
     Args:
         encoder: what `encoder_of` returned.

@@ -99,7 +99,7 @@ def encoder_of(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def kind_of(encoder: Mapping[str, Tensor]) -> str:
-    """Which encoder these tensors, under our names, are of: "dinov2" has learned positions."""
+    """Tell "dinov2", which has learned positions, from "dinov3"; tensors under our names."""
     return "dinov2" if "positions" in encoder else "dinov3"
 
 

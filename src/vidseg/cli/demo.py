@@ -42,7 +42,7 @@ def demo(
 
 
 def shown(result: Demo) -> list[Any]:
-    """What is printed of a demo's figures: a table, and along which flow they were measured.
+    """Format a demo's figures as a table, with the flow that they were measured along.
 
     Args:
         result: of `run_demo`.

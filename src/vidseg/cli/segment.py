@@ -264,7 +264,7 @@ def parse_time(text: str | None) -> float | None:
 
 
 def _kept(path: Path | None) -> dict[str, Path]:
-    """What is written of the video beside the formats."""
+    """List the files to write beside the formats: name -> path."""
     if path is None:
         return {}
     if path.suffix != ".safetensors":

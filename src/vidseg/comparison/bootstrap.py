@@ -95,7 +95,7 @@ def interval(samples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def chance_percent(num_videos: int) -> int:
-    """How many of 100 differences that are nothing but chance have an interval without 0.
+    """Estimate how many of 100 chance differences get an interval without 0.
 
     Args:
         num_videos: that they are measured on, 2 or more; 5 is the aim, which many videos approach.

@@ -52,7 +52,7 @@ class Row:
     differences: tuple[Estimate, ...]
 
     def verdict(self, index: int) -> str:
-        """What difference `index` says, in a few words; "-" where there is none."""
+        """Difference `index` as a verdict of a few words; "-" where there is none."""
         difference = self.differences[index]
         if difference.value is None:
             return "-"
@@ -303,7 +303,7 @@ def _labels(runs: Sequence[SavedEvaluation]) -> tuple[str, ...]:
 
 
 def _interval_notes(num_videos: int, rows: Sequence[Row], class_rows: Sequence[Row]) -> list[str]:
-    """How to read the intervals, and why some are missing."""
+    """Explain how to read the intervals, and why some are missing."""
     if all(row.figure is SPEED for row in rows):
         return []
     if num_videos == 1:

@@ -184,7 +184,7 @@ def _list_sequence(root: Path, which: str) -> dict[str, Path]:
 
 
 def _beside(root: Path) -> Callable[[Path], Path | None]:
-    """Where the labels of an image are, in either layout."""
+    """Find the label file of an image, in either layout."""
 
     def find_label(image: Path) -> Path | None:
         small = image.parent.with_name(f"{image.parent.name}annot") / f"{image.stem}.png"

@@ -22,7 +22,7 @@ _EXAMPLE = '{"classes": {"road": [128, 64, 128], "car": [0, 0, 142]}, "fps": 25}
 
 @dataclass(frozen=True)
 class Classes:
-    """What classes.json says.
+    """The content of a classes.json.
 
     Attributes:
         palette: RGB colour of each class by name, in the order of the label indices.

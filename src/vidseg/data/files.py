@@ -140,7 +140,7 @@ _LEFT_BEHIND = {
 
 
 def visible(folder: Path) -> list[Path]:
-    """What a person put into a folder, in natural order: neither hidden nor left by a system."""
+    """List a folder in natural order, without hidden files and those of systems."""
     found = (path for path in folder.iterdir() if path.name.lower() not in _LEFT_BEHIND)
     return in_order(found)
 

@@ -13,7 +13,7 @@ LOOKED_AT = 200  # label files; one of VSPW's takes 10 ms
 
 @dataclass(frozen=True)
 class Glance:
-    """What some labels of a data set hold.
+    """The classes and values found in some labels of a data set.
 
     Attributes:
         missing: classes without a pixel in them, in the order of the classes.

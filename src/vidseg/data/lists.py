@@ -18,7 +18,7 @@ Lists = str | Path | Sequence[str | Path]
 
 @dataclass(frozen=True)
 class Naming:
-    """How a data set names its files.
+    """The naming rule of a data set's files.
 
     Attributes:
         place: an image -> its source and its number there; ValueError for another name.
@@ -84,7 +84,7 @@ def read_lists(root: Path, lists: Lists, naming: Naming) -> list[Video]:
 
 
 def names_of(lists: Lists) -> str:
-    """What a data set of these lists is called."""
+    """Name the data set of these lists."""
     names = [lists] if isinstance(lists, str | Path) else lists
     return "+".join(Path(name).stem for name in names)
 

@@ -24,7 +24,7 @@ ReadScores = Callable[[VideoDataset, Video, int], Tensor]
 
 @dataclass(frozen=True)
 class Neighbours:
-    """Which frames near frame t go with it.
+    """The rule that chooses neighbours of frame t.
 
     A pair takes one offset, drawn uniformly from those whose frame is there; a triplet takes the
     frames at -gap and +gap, for a drawn gap of the offsets (their absolute values).

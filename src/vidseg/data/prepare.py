@@ -22,7 +22,7 @@ from vidseg.progress import Display, silent
 
 @dataclass
 class Prepared:
-    """What a preparation has done.
+    """The record of a preparation: files written and kept, and damage.
 
     Attributes:
         written: files written by this run.

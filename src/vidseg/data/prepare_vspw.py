@@ -46,7 +46,7 @@ class _Job:
 
 @dataclass(frozen=True)
 class _Done:
-    """What became of a frame.
+    """The outcome for one frame.
 
     Attributes:
         made: for frame and mask, whether this run wrote it.

@@ -22,7 +22,7 @@ Transform = Callable[
 
 
 class Sample(TypedDict):
-    """What `ClipDataset` yields: one window of frames and the labels of its last frame."""
+    """One sample of `ClipDataset`: a window of frames and the labels of its last frame."""
 
     frames: Tensor
     labels: Tensor

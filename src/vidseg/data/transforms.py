@@ -204,7 +204,7 @@ class TrainTransform:
     def place(
         self, frames: Sequence[np.ndarray], label: np.ndarray, rng: np.random.Generator
     ) -> tuple[torch.Tensor, torch.Tensor, Placement]:
-        """As calling it, and where the crop lies in the frames."""
+        """Transform a clip, and also return where the crop lies in the frames."""
         check_clip(frames, label)
         labels: Sequence[np.ndarray] = list(label.reshape(-1, *label.shape[-2:]))
         frames, labels, matrix = self._resize(frames, labels, rng)

@@ -95,7 +95,7 @@ def read_list(root: Path, split: str) -> list[str]:
 
 
 def names_in(path: Path) -> list[str]:
-    """What the lines of a list say, whatever they end with.
+    """Read the names in a list, one a line, with any line ending.
 
     Raises:
         ValueError: a line is no name of a folder in data/.
@@ -112,7 +112,7 @@ def names_in(path: Path) -> list[str]:
 
 
 def list_faults(root: Path) -> list[tuple[Path, str]]:
-    """What is wrong with the lists of videos, each with its file or folder."""
+    """List the faults of the lists of videos, each with its file or folder."""
     found = []
     where: dict[str, Path] = {}
     for path in lists_of(root).values():

@@ -92,7 +92,7 @@ def drawn(num_frames: int, within: int, seed: int = 0, *, start: Start = "repeat
 
 
 def reach(window: Window) -> int:
-    """How many frames back a window goes once the video has run long enough.
+    """Count how many frames back a full window reaches.
 
     Example:
         >>> reach(spaced(3, every=2)), reach(drawn(2, within=10))

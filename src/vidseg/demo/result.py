@@ -37,7 +37,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Demo:
-    """What the demo leaves.
+    """The outcome of the demo.
 
     Attributes:
         twin: the per-frame network.

@@ -19,7 +19,7 @@ from vidseg.metrics.video_consistency import WINDOWS_FRAMES, VideoConsistency
 
 @dataclass
 class VideoCounts:
-    """All that is counted of one video; those of several videos add up to those of the set.
+    """The counts of one video; counts of several videos add up to those of the set.
 
     Attributes:
         confusion: of all pixels with a true class.
@@ -134,7 +134,7 @@ class VideoCounts:
         }
 
     def sums(self) -> Sums:
-        """What every figure is computed from, without leading axes."""
+        """The sums that every figure is computed from, without leading axes."""
         return sums_of(self.arrays(), self.confusion.void_truth)
 
     def figures(self) -> dict[str, float | None]:

@@ -177,7 +177,7 @@ def _take(
 
 
 class _Plan(NamedTuple):
-    """Which videos run as streams and which as windows, and the frames of each that will come."""
+    """The plan of an evaluation: which videos run as streams or windows, and their frames."""
 
     streamed: list[Video]
     windowed: list[Video]

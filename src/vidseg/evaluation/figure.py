@@ -18,7 +18,7 @@ Measure = Callable[[Sums], Tensor]
 
 @dataclass(frozen=True)
 class Unit:
-    """How values are printed.
+    """The unit of a figure, and how its values are printed.
 
     Attributes:
         symbol: behind a printed value.
@@ -40,7 +40,7 @@ MILLISECONDS = Unit("ms", "ms", "ms", scale=1, places=1)
 
 
 class Section(Enum):
-    """What a figure is about."""
+    """The subject of a figure."""
 
     ACCURACY = "accuracy"
     CONSISTENCY = "consistency"

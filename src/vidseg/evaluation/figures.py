@@ -154,7 +154,7 @@ CONSISTENCY = (
 
 
 def _of_windows(n: int, *, correct: bool) -> dict[str, Any]:
-    """How VC of windows of n frames is computed, and what it needs."""
+    """Make the entry of VC over windows of n frames."""
     column = WINDOWS_FRAMES.index(n)
 
     def of(sums: Sums) -> Tensor:
@@ -201,7 +201,7 @@ VIDEO_CONSISTENCY = (
 
 
 def _of_tool(name: str) -> dict[str, Any]:
-    """How VSPW's score gives a figure, by the score's own name of it."""
+    """Read a figure of VSPW's own score by the score's name of it."""
     return {
         "key": f"vspw_{name}",
         "of_score": lambda score: score.figures()[name],

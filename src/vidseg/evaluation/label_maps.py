@@ -73,7 +73,7 @@ class LabelMaps:
 
 
 def label_map_file(folder: Path, video: Video, index: int) -> Path:
-    """Where the label map of a frame is: VIDEO/FRAME.png."""
+    """The path of a frame's label map: VIDEO/FRAME.png."""
     return inside(folder, f"{video.name}/{video.frames[index].stem}.png")
 
 

@@ -30,7 +30,7 @@ class Motion(typing.Protocol):
 
     @property
     def protocol(self) -> Protocol:
-        """What TC is counted by. The official ones warp the next frame and mask nothing."""
+        """The protocol of TC. Official protocols warp the next frame and mask nothing."""
         ...
 
     @property
@@ -40,7 +40,7 @@ class Motion(typing.Protocol):
 
     @property
     def valid(self) -> str:
-        """Which pixels count, in words."""
+        """The rule for the pixels that count, in words."""
         ...
 
     def __call__(

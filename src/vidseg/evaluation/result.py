@@ -66,7 +66,7 @@ class Observed:
 
 @dataclass(frozen=True, eq=False)
 class FrameFigures:
-    """What was measured of one frame; None where it cannot be.
+    """The figures of one frame; None for one that cannot be measured.
 
     Attributes:
         video: its video's name.
@@ -138,13 +138,13 @@ class Evaluation:
 
     @cached_property
     def table(self) -> dict[str, Figure]:
-        """What each of `figures` is, by its key."""
+        """The entry of each of `figures`, by its key."""
         known = figures_by(self.tc).values()
         return {f.key: f for f in known if f.of_score is None or self.vspw is not None}
 
     @cached_property
     def sums(self) -> Sums:
-        """What the figures of the set are computed from."""
+        """The sums that the figures of the set are computed from."""
         # Shares of VC are summed exactly in the total; only a mean over videos wants each of them.
         videos = [counts.sums() for counts in self.videos.values()]
         names = ("video_iou", "videos_with_iou")
@@ -197,7 +197,7 @@ class Evaluation:
         return {figure.key: _why_absent(figure, self) for figure in missing}
 
     def summary(self, name: str, command: str | None = None) -> dict[str, Any]:
-        """All that is known as plain JSON values, but for the counts; None stands for no figure.
+        """Everything but the counts as plain JSON values; None stands for a missing figure.
 
         Args:
             name: of the model, or of where the label maps came from.

@@ -14,7 +14,7 @@ from vidseg.metrics.ratios import VoidTruth, agreement, divide, mean_over_classe
 
 @dataclass(frozen=True, eq=False)
 class Sums:
-    """What adds up over videos, as float64 with any leading axes.
+    """Sums over videos, as float64 with any leading axes.
 
     No leading axis stands for one set of videos, (V, ...) for V videos one by one, (R, ...) for R
     draws of videos. Pixels are below 2 ** 53, so that their sums stay exact.

@@ -29,7 +29,7 @@ def labelled_frames(
     max_frames: int | None = None,
     every_frame: bool = False,
 ) -> dict[Video, tuple[int, ...]]:
-    """Which frames are scored: video -> indices of its labelled frames.
+    """List the frames to score: video -> indices of its labelled frames.
 
     Args:
         dataset: where from.
@@ -101,7 +101,7 @@ def check_score_size(size: Size | None, flow: FlowEstimator | Literal["exact"] |
 
 
 def dataset_conventions(dataset: VideoDataset, score_size: Size | None = None) -> dict[str, Any]:
-    """What decides the figures: data set, protocol, rate of the frames, void rule, size."""
+    """List what decides the figures: data set, protocol, frame rate, void rule, size."""
     protocol = getattr(dataset, "protocol", None)
     rates = sorted({round(video.fps, 3) for video in dataset.videos if video.fps is not None})
     return {

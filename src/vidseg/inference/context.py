@@ -135,7 +135,7 @@ def holds_contexts(folder: Path) -> bool:
 
 
 def context_name(folder: Path | None) -> str:
-    """Where the contexts of whole videos came from, in words."""
+    """Describe where the contexts of whole videos came from."""
     if folder is None:
         return "of the whole video, found in a first pass that is not in the network time"
     return f"of the whole video, from {folder}"
@@ -204,7 +204,7 @@ class VideoContexts:
         if len({image.shape for image in images.values()}) > 1:
             raise ValueError(f"the frames of {video.name} must have one size, and they differ")
         stacked = np.stack([images[t] for t in wanted])
-        # Of no name: a batch has one context, of several videos.
+        # Unnamed: a batch may mix videos.
         return tuple(find_context(self._model, stacked, see=see) for see in self._sees)
 
 

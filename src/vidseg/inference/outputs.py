@@ -26,7 +26,7 @@ from vidseg.video.writer import VideoWriter
 
 
 class Output(Protocol):
-    """What takes results."""
+    """A sink of results."""
 
     path: Path
 
@@ -287,14 +287,14 @@ class ContextFile:
         self._results = results
 
     def add(self, result: FrameResult) -> None:
-        """Nothing of a single frame goes into it."""
+        """Do nothing: a context is of the whole video."""
 
     def close(self) -> None:
         """Write the file."""
         self._results.context.save(self.path)
 
     def discard(self) -> None:
-        """Nothing is written before the end."""
+        """Do nothing: nothing is written before the end."""
 
 
 def is_label_map(path: Path) -> bool:

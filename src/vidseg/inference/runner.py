@@ -97,7 +97,7 @@ def make_views(
 
 
 class Labelled(NamedTuple):
-    """What a pass gave.
+    """The outcome of a pass.
 
     Attributes:
         labels: of each stream (T', h, w) uint8, the frames that were read out.
@@ -152,7 +152,7 @@ class Runner:
 
     @property
     def conventions(self) -> dict[str, Any]:
-        """How frames are run, for people and for the record."""
+        """Describe how frames are run, for people and for the record."""
         view, model = self.views[0], self.model
         is_sliding = isinstance(model, SlidingWindow)
         return {
@@ -225,10 +225,10 @@ class Runner:
 
         Args:
             frames: (B, T, 3, H, W), normalised.
-            memories: see `__call__`, as what follows.
-            contexts: see there.
-            readout: see there.
-            phase: see there.
+            memories: as for `__call__`.
+            contexts: as for `__call__`.
+            readout: as for `__call__`.
+            phase: as for `__call__`.
 
         Returns:
             The segmentation in each view, the next memories, and the seconds that it took.

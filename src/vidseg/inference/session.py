@@ -90,7 +90,7 @@ class Session:
 
     @property
     def memory(self) -> Memory | None:
-        """What the model knows of the past; None before the first frame.
+        """The memory of the stream; None before the first frame.
 
         It is a value: keep it, pickle it, set it here or in another session of the same model, and
         the stream goes on from there. Setting None forgets the past; the frames count on.

@@ -46,17 +46,17 @@ class SegmentedVideo(Iterator[FrameResult]):
 
     @property
     def num_frames(self) -> int | None:
-        """How many results will come; None if nobody knows."""
+        """The number of results to come; None if unknown."""
         return self.reader.num_frames
 
     @property
     def damage(self) -> str | None:
-        """Where and why the source broke off; None while all is well."""
+        """The place and reason of a break in the source; None while there is none."""
         return self.reader.damage
 
     @property
     def context(self) -> Any:
-        """What the model knows of the whole video; if that must be found, by the first result."""
+        """The context of the whole video; found, where needed, by the first result."""
         return self.session.context
 
     def __next__(self) -> FrameResult:

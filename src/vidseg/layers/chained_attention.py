@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 
 class QueryKeyValue(nn.Module):
-    """What a map asks, offers and says: 1x1 convolutions.
+    """Query, key and value of a map, by 1x1 convolutions.
 
     Args:
         in_channels: of the map.

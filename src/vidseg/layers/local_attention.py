@@ -146,7 +146,7 @@ class _Tiling:
             yield _Tiling(self.height, self.width, self.radius, self.frames, first, first + columns)
 
     def parts(self, query: Tensor, values: Tensor) -> tuple[int, int, int]:
-        """How many samples, tile columns and value channels go into CHUNK_BYTES at a time."""
+        """Count the samples, tile columns and value channels that fit into CHUNK_BYTES."""
         tile_height, tile_width = self.halo_size
         whole, channels = len(self.columns), values.shape[2]
         line = self.frames * tile_width * query.element_size()
@@ -202,7 +202,7 @@ class _Tiling:
         return padded.unfold(3, self.halo_size[1], TILE_WIDTH).permute(0, 3, 2, 1, 5, 4)
 
     def seen(self, halo: Tensor, row: int) -> Tensor:
-        """What the tiles of row number `row` see: (B * C, N, D), a view."""
+        """The halo of tile row `row`: (B * C, N, D), a view."""
         top = row * TILE_HEIGHT
         return halo[:, top : top + self.halo_size[0]].flatten(1, 3)
 

@@ -39,7 +39,7 @@ Grid = tuple[int, int]
 
 
 class Level(NamedTuple):
-    """How coarse a frame is seen, and how far.
+    """The coarseness and the reach at which a frame is read.
 
     Attributes:
         cells: tokens along a side of a window.
@@ -64,7 +64,7 @@ def window_grid(size: Grid) -> Grid:
 
 
 def relative_index(reach: int) -> np.ndarray:
-    """Where a window's pixel and a token of what it sees find their bias in a table.
+    """Index the bias table by a window's pixel and a token that it reads.
 
     Args:
         reach: tokens along the side of what a window sees.
@@ -79,7 +79,7 @@ def relative_index(reach: int) -> np.ndarray:
 
 
 def rolled_index() -> np.ndarray:
-    """Which pixels of the four rolled windows count.
+    """Index the pixels of the four rolled windows that count.
 
     Returns:
         (132,) int64, of 4 x 49, top left, top right, bottom left, bottom right: those of each that
@@ -94,7 +94,7 @@ def rolled_index() -> np.ndarray:
 
 
 def key_rows(grid: Grid, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Which rows are the keys of each window.
+    """Index the rows that are the keys of each window.
 
     Rows are, in this order: the pixels of the padded target, its pooled tokens, those of the three
     references, each row by row, and one row of zeros.
@@ -206,7 +206,7 @@ class WindowMining(nn.Module):
         self.fc2 = nn.Linear(mlp_ratio * channels, channels)
 
     def references(self, x: Tensor) -> tuple[Tensor, ...]:
-        """What frames are to later ones: keys and values as the oldest, the middle, the nearest.
+        """Compute what later frames read of these: keys and values as oldest, middle and nearest.
 
         Args:
             x: (N, h, w, D).
@@ -246,7 +246,7 @@ class WindowMining(nn.Module):
         return x + self.fc2(F.gelu(self.fc1(self.norm2(x))))
 
     def attend(self, x: Tensor, references: tuple[Tensor, ...]) -> Tensor:
-        """What each pixel of a padded target (N, H, W, D) reads; (N, P, 49, D), by windows."""
+        """Attend from each pixel of a padded target (N, H, W, D); -> (N, P, 49, D), by windows."""
         query, rows = self.queries_and_rows(x, references)
         index, outside = key_rows(window_grid((x.shape[1], x.shape[2])), x.device)
         bias = self.bias()

@@ -193,7 +193,7 @@ def sum_over_frames(
 
 
 class MultiFrameTerms(NamedTuple):
-    """What `MultiFrameDependency` says of a sequence.
+    """The terms of `MultiFrameDependency`.
 
     Attributes:
         distance: mean squared difference of the student's and the teacher's embeddings.

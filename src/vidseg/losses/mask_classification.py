@@ -26,7 +26,7 @@ Draw = Callable[[tuple[int, ...]], Tensor]
 
 @dataclass(frozen=True)
 class ClipTargets:
-    """What queries are matched to in one clip.
+    """The targets that queries are matched to in one clip.
 
     Attributes:
         classes: (G,) int64.

@@ -80,7 +80,7 @@ def visibility(
     *,
     colour: Literal["signed-sum", "absolute-sum"] = "signed-sum",
 ) -> Tensor:
-    """How far the flow explains a pixel's colour: ETC's occlusion mask V, without gradient.
+    """Measure how well the flow explains a pixel's colour: ETC's mask V, without gradient.
 
     Args:
         image_t: (N, 3, H, W), normalised.

@@ -167,7 +167,7 @@ class FeatureMiningSegmenter(Method):
         return Mined(quarter, eighth, tuple(zip(*tokens, strict=True)))
 
     def initial_memory(self, feature: Mined, context: Any) -> MinedMemory:
-        """Nothing, in all slots."""
+        """Empty slots."""
         if context is not None:
             raise ValueError(f"{type(self).__name__} takes no context; CFFM++ does")
         return MinedMemory(*self.empty_slots(feature))

@@ -118,7 +118,7 @@ class CFFMPlus(FeatureMiningSegmenter):
         self.prototype_classifier = PixelClassifier(channels, num_classes, dropout)
         self.num_prototypes = num_prototypes
         self.is_running = prototypes == "running"
-        # Declared for classes; here it is a choice.
+        # A class attribute elsewhere; set per instance here.
         self.causal = self.is_running  # pyright: ignore[reportAttributeAccessIssue]
         if self.is_running:
             self.horizon = float("inf")
@@ -201,7 +201,7 @@ class CFFMPlus(FeatureMiningSegmenter):
         points = feature.eighth.detach().flatten(1, 2)
         found = [kmeans(of_one, spread_points(of_one, self.num_prototypes))[0] for of_one in points]
         centers = torch.stack(found)
-        # Of no weight: what is remembered of the first frame counts it, and counts it once.
+        # Weight 0: `remember` counts the first frame, and must count it once.
         return CFFMPlusMemory(*slots, Prototypes(centers), (torch.zeros_like(centers[..., 0]),))
 
     def fuse(self, feature: Mined, memory: MinedMemory) -> Fused:

@@ -44,7 +44,7 @@ Propagation = Literal["linear", "gru"]
 
 
 class Tap(nn.Module):
-    """What the decoder takes of one block of the encoder: normed, a small perceptron, scaled."""
+    """The tap of one encoder block: norm, a small perceptron, a scale."""
 
     def __init__(self, width: int) -> None:
         super().__init__()

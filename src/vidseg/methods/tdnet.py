@@ -60,7 +60,7 @@ from vidseg.weights import load_strictly
 
 @dataclass(frozen=True)
 class TDNetMemory(Memory):
-    """What the N - 1 frames before this one ask, offer and say; empty slots are zero.
+    """Queries, keys and values of the N - 1 frames before this one; empty slots are zero.
 
     Attributes:
         queries: N - 1 tensors (B, h', w', d), oldest first; links within the chain ask with them.
@@ -222,7 +222,7 @@ class TDNet(Method):
         return Encoded(stages[-2], pooled)
 
     def initial_memory(self, feature: Encoded, context: Any) -> TDNetMemory:
-        """Nothing, in N - 1 slots."""
+        """N - 1 empty slots."""
         if context is not None:
             raise ValueError(f"{type(self).__name__} takes no context; CFFM++ does")
         key, value = self._slot_shapes(feature)
@@ -332,7 +332,7 @@ class TDNet(Method):
             )
 
     def _chain(self, path: int, query: Tensor, memory: TDNetMemory) -> Tensor:
-        """What the chain brings to the present frame, (B, h w, D)."""
+        """Run the chain of attentions up to the present frame; -> (B, h w, D)."""
         attentions = self.attention[path]
         keys, values = ([x.flatten(1, 2) for x in kept] for kept in (memory.keys, memory.values))
         asking = [*(x.flatten(1, 2) for x in memory.queries[1:]), query.flatten(1, 2)]
@@ -406,7 +406,7 @@ class TDNet(Method):
 def ask_teacher(
     teacher: VideoSegmenter, frames: Tensor, *, phase: int, paths: int
 ) -> dict[str, Tensor]:
-    """What a PSPNet says of all of its channels, and of the group that a path stands for.
+    """Ask a PSPNet for its logits, and for those of the group of channels that a path stands for.
 
     The 3x3 convolution of its head is split by groups of input channels: their sum is the whole.
     The authors scale a group by 4 where there are 4, and do not by 2 where there are 2.

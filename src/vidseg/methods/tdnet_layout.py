@@ -111,7 +111,7 @@ def infer_options(tensors: dict[str, Tensor]) -> Options:
 
 
 def split_among_paths(tensors: dict[str, Tensor], paths: int) -> dict[str, Tensor]:
-    """What each path takes over from a per-frame PSPNet, under the names of TDNet.
+    """Split a per-frame PSPNet's tensors among the paths, under the names of TDNet.
 
     Every path takes backbone, pyramid and auxiliary head whole, and of the head's first layer the
     input channels that its half of the pyramid has.
@@ -136,7 +136,7 @@ def split_among_paths(tensors: dict[str, Tensor], paths: int) -> dict[str, Tenso
 
 
 def pyramid_channels(width: int, index: int, count: int) -> list[int]:
-    """Which channels of a pyramid part `index` of `count` has: of the input and of each branch.
+    """List the pyramid channels of part `index` of `count`: of the input and of each branch.
 
     Args:
         width: of the pyramid; the input is the first half of it, four branches are the rest.

@@ -76,7 +76,7 @@ class TMAHead(nn.Module):
         self.classifier = Classifier(channels, num_classes, dropout=dropout)
 
     def read(self, query: Tensor, memory: tuple[Tensor, ...]) -> Tensor:
-        """What a frame and the memory say of each pixel.
+        """Read the memory, and join the result with the frame's own value.
 
         Args:
             query: (B, D, h, w), the frame's map.

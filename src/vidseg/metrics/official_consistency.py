@@ -13,7 +13,7 @@ from vidseg.metrics.ratios import agreement, divide, mean_over_classes
 
 
 class OfficialTemporalConsistency(ABC):
-    """What the published forms of TC share: the *next* frame's labels, warped to this one.
+    """The shared part of published TC: the *next* frame's labels, warped to this one.
 
     `counts[current, next]` is int64 over all pairs of frames; counts add, so order and split over
     processes change nothing. All arithmetic is done on the CPU, whatever the device.
@@ -234,7 +234,7 @@ class VspwTemporalConsistency(OfficialTemporalConsistency):
 
 
 def _targets(flow: Tensor) -> tuple[Tensor, Tensor]:
-    """Where (2, H, W) float32 flow points, in pixels."""
+    """Compute the pixel that (2, H, W) float32 flow points to."""
     height, width = flow.shape[1:]
     columns = torch.arange(width, dtype=torch.float32)
     rows = torch.arange(height, dtype=torch.float32)

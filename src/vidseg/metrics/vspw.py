@@ -94,7 +94,7 @@ class VspwScore:
         return float(self.confusion.iou()[in_truth].mean())
 
     def figures(self) -> dict[str, float]:
-        """All that the tool prints, by name, in [0, 1]; NaN where there is none."""
+        """Every figure that the tool prints, by name, in [0, 1]; NaN for a missing one."""
         return {
             "mean_iou": self.mean_iou(),
             "weighted_iou": self.confusion.weighted_iou(),

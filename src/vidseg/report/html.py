@@ -109,12 +109,12 @@ def table(
 
 
 def tiles(figures: Mapping[str, str]) -> Html:
-    """Headline figures, large: name -> value as it shall be read."""
+    """Headline figures, large: name -> printed value."""
     return _fragment("tiles", figures)
 
 
 def meanings(figures: Iterable[tuple[str, str, str]]) -> Html:
-    """Figures with what they mean: (name, value as it shall be read, a sentence)."""
+    """Figures with their meaning: (name, printed value, a sentence)."""
     return _fragment("meanings", figures)
 
 

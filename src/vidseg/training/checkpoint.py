@@ -92,7 +92,7 @@ class Checkpoints:
         self.keep = keep
 
     def paths(self) -> list[Path]:
-        """All of them, oldest first."""
+        """The checkpoint files, oldest first."""
         return sorted(self.folder.glob("step-*.pt"))
 
     def save(self, step: int, state: dict[str, Any]) -> Path:

@@ -81,7 +81,7 @@ class Source(Part):
 
 
 class NeighboursConfig(Part):
-    """Which frames near the labelled one come along, for temporal and distillation losses."""
+    """The frames near the labelled one that temporal and distillation losses read."""
 
     offsets: tuple[Offset, ...] = Field(
         (-3, -2, -1, 1, 2, 3),

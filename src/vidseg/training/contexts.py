@@ -97,7 +97,7 @@ class SavedContexts:
 def training_contexts(
     config: TrainingConfig, dataset: VideoDataset, model: VideoSegmenter, folder: Path
 ) -> SavedContexts:
-    """Where the contexts of the training videos lie.
+    """Find or make the contexts of the training videos.
 
     In `data.context` itself, if that holds contexts of videos: then nothing is found anew. Else in
     a folder of their own, there or in the run folder, by all that they depend on: the weights that
@@ -129,19 +129,19 @@ def training_contexts(
 def validation_contexts(
     config: TrainingConfig, dataset: VideoDataset, model: VideoSegmenter, folder: Path
 ) -> SavedContexts:
-    """Where the contexts of the validation videos lie, as those of training.
+    """Find or make the contexts of the validation videos, as those of training.
 
     They stay as they are from one validation to the next, as the weights do that find them.
     Contexts in `data.context` itself are read if there is one of these videos among them.
 
     Args:
-        config: see `training_contexts`.
-        dataset: see there.
-        model: see there.
-        folder: see there.
+        config: of the run.
+        dataset: to validate on.
+        model: not causal.
+        folder: of the run.
 
     Raises:
-        FileNotFoundError: see there.
+        FileNotFoundError: as `training_contexts`.
     """
     given = _given(config)
     names = [video.name for video in dataset.videos]

@@ -183,7 +183,7 @@ def _foreign_config(stored: Path) -> str:
 
 
 def environment(device: torch.device, processes: int) -> dict[str, Any]:
-    """What the run runs on: versions, machine, commit of the working folder's repository."""
+    """Describe the environment: versions, machine, commit of the working folder's repository."""
     return {
         "command": sys.argv,
         "python": platform.python_version(),

@@ -65,7 +65,7 @@ class NonFiniteLoss(ValueError):
 
 @dataclass(frozen=True)
 class Trained:
-    """What a finished run leaves.
+    """The outcome of a finished run.
 
     Attributes:
         model: as after the last step, in eval mode; the averaged weights where there are any.
@@ -140,7 +140,7 @@ def train(
 
 
 class _Run:
-    """What a run holds, and what one step, one validation and one checkpoint do to it."""
+    """The state of a run, with one step, one validation and one checkpoint as methods."""
 
     def __init__(
         self,
@@ -276,7 +276,7 @@ class _Run:
 
     @property
     def _kept_model(self) -> VideoSegmenter:
-        """What is validated and kept: the averaged weights where there are any."""
+        """The model to validate and save: with averaged weights where there are any."""
         if self.averaged is None:
             return self.model
         averaged = self.averaged.module
@@ -338,7 +338,7 @@ class _Run:
         return found
 
     def _open_loss(self, teacher: Teacher | None) -> TrainingStep:
-        """What a step computes; without the teacher where its scores are on file."""
+        """Make the loss module; without the teacher where its scores are on file."""
         trained: nn.Module = self.model
         if self.config.sync_bn and self.accelerator.num_processes > 1:
             trained = nn.SyncBatchNorm.convert_sync_batchnorm(self.model)

@@ -26,7 +26,7 @@ class TemporalConfig(Part):
 
 
 class DistillationConfig(Part):
-    """What a per-frame student copies from a larger teacher; see vidseg.losses.distillation."""
+    """The terms by which a per-frame student copies a teacher; see vidseg.losses.distillation."""
 
     teacher: str = Field(description="weights or run folder, as vidseg.load takes it")
     precision: Literal["fp32", "bf16", "fp16"] = Field("fp32", description="of the teacher")

@@ -84,7 +84,7 @@ class MotionTerms(nn.Module):
         return terms, total
 
     def after_step(self) -> None:
-        """What follows each step of the optimiser: the ConvLSTM's weights stay in their range."""
+        """Clip the ConvLSTM's weights to their range, after each step of the optimiser."""
         if self.multi_frame is not None:
             self.multi_frame.clip_weights()
 

@@ -146,7 +146,7 @@ def dump(config: TrainingConfig) -> str:
 
 
 def differences(before: TrainingConfig, after: TrainingConfig) -> dict[str, tuple[Any, Any]]:
-    """Which values differ: "optimiser.lr" -> (value before, value after)."""
+    """List the values that differ: "optimiser.lr" -> (value before, value after)."""
     ours, theirs = flatten(before.model_dump()), flatten(after.model_dump())
     keys = dict.fromkeys([*ours, *theirs])
     return {

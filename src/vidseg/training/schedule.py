@@ -90,10 +90,10 @@ class Polynomial:
         return polynomial_rate(step, **self.options)
 
     def note(self, step: int, loss: float) -> None:
-        """Nothing: the losses do not count."""
+        """Ignore the loss: the rate depends on the step alone."""
 
     def restore(self, state: dict[str, float]) -> None:
-        """Nothing: there is no state."""
+        """Do nothing: there is no state."""
 
 
 class Plateau:

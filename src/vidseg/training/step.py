@@ -115,12 +115,12 @@ class TrainingStep(nn.Module):
         return {"loss": total, **terms}
 
     def after_step(self) -> None:
-        """What follows each step of the optimiser."""
+        """Do what follows each step of the optimiser."""
         if self.motion is not None:
             self.motion.after_step()
 
     def own_state(self) -> dict[str, Tensor]:
-        """What the loss itself learns, by name; empty for most."""
+        """The tensors that the loss itself learns, by name; empty for most."""
         return {} if self.motion is None else self.motion.state_dict()
 
     def restore(self, state: dict[str, Tensor]) -> None:
@@ -129,7 +129,7 @@ class TrainingStep(nn.Module):
             self.motion.load_state_dict(state)
 
     def _run_chunks(self, batch: dict[str, Tensor]) -> list[tuple[Segmentation, Batch]]:
-        """What is compared with labels, chunk by chunk, each with its share of the batch.
+        """Run the batch chunk by chunk; -> each chunk's answer with its part of the batch.
 
         A model that reads out the last frame alone has one loss, whatever the number of chunks.
         """

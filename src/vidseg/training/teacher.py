@@ -54,7 +54,7 @@ class Teacher:
 
     @torch.no_grad()
     def __call__(self, frames: Tensor) -> Segmentation:
-        """What the teacher says of (B, 1, 3, H, W) frames that are normalised for the student."""
+        """Run the teacher on (B, 1, 3, H, W) frames that are normalised for the student."""
         with autocast(frames.device, self.precision):
             segmentation, _ = self.model(self._normalised(frames), aux=True)
         return segmentation

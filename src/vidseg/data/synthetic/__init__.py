@@ -241,7 +241,7 @@ class SyntheticDataset(VideoDataset):
 
 
 def _foreign_file(root: Path, split: str) -> Path | None:
-    """What somebody else put where a first split would be written; None if there is nothing."""
+    """Find a foreign file where the first split would be written; None if there is none."""
     top = [path for path in root.glob("[!.]*") if path.name not in SPLITS]
     other = next(iter([*top, *(root / split).glob("[!.]*")]), None)
     # Asked last: another process that renders writes its record before everything else.

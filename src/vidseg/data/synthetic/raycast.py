@@ -109,7 +109,7 @@ class Renderer:
         return view
 
     def flow(self, view_t: View, view_s: View) -> tuple[np.ndarray, np.ndarray]:
-        """Where the points seen at t are at s: flow (2, H, W) float32 px, valid (H, W) bool."""
+        """Compute the exact motion from t to s: flow (2, H, W) float32 px, valid (H, W) bool."""
         height, width = self.size
         move, stride = self._moves(view_t, view_s)
         dx, dz = move[0].take(view_t.index), move[1].take(view_t.index)

@@ -29,7 +29,7 @@ BOB = 0.008  # how far a driving camera bobs, as a share of the height
 
 @dataclass(frozen=True)
 class Pose:
-    """Where the camera is, and how far the image is shifted by its turning, in whole pixels."""
+    """The camera's place, and the shift of the image by its turning, in whole pixels."""
 
     x: float
     y: float
@@ -78,7 +78,7 @@ class Thing:
 
 @dataclass(frozen=True)
 class Wall:
-    """What lines the street on one side, as one endless picture in the plane x = const."""
+    """The row of houses and fences on one side: one endless picture in the plane x = const."""
 
     texture: Texture
     x: float
@@ -106,7 +106,7 @@ class Street:
     colours: dict[str, np.ndarray] = field(default_factory=dict)
 
     def pose(self, t: int, width: int, height: int) -> Pose:
-        """Where the camera is at frame t; shifts are whole pixels."""
+        """Compute the camera's pose at frame t; shifts are whole pixels."""
         amount, phase = self.pan
         period = 60 if self.camera == "pan" else 45
         shift_x = round(width * amount * np.sin(2 * np.pi * t / period + phase))
@@ -124,7 +124,7 @@ class Street:
         return max(2, round(BOB * height))
 
     def positions(self, t: int, camera_z: float) -> np.ndarray:
-        """Where each thing is at frame t: (N, 3) of x, z from the camera, and stride."""
+        """Compute each thing's place at frame t: (N, 3) of x, z from the camera, and stride."""
         out = np.empty((len(self.things), 3))
         for row, thing in zip(out, self.things, strict=True):
             x = thing.x + thing.move_x * t
