@@ -277,3 +277,29 @@ def test_sizes_and_blended_colours_are_grouped(tmp_path: Path):
         save_frame(masks / f"{i + 3}.png", i)
     groups = grouped(check_dataset("folder", root).faults)
     assert [(group[0].kind, len(group)) for group in groups] == [("size", 3), ("label", 3)]
+
+
+def test_every_video_that_cannot_be_opened_is_named(tmp_path: Path):
+    root = make_own(tmp_path, {"train": [1, 1]})
+    for name in ("a", "b"):
+        save_frame(root / "train" / name / "frames" / "1.png", ord(name))
+        save_label(root / "train" / name / "masks" / "2.png")
+    (root / "train" / "c").mkdir()
+    found = check_dataset("folder", root)
+    assert [(f.kind, f.path.parent.parent.name or f.path.name) for f in found.faults[:2]] == [
+        ("missing file", "a"),
+        ("missing file", "b"),
+    ]
+    assert (found.faults[2].kind, found.faults[2].path.name) == ("open", "c")
+    assert found.splits["train"]["labelled"] == 2
+
+
+def test_three_classes_and_masks_of_0_and_255(tmp_path: Path):
+    root = make_own(tmp_path, {"train": [255]}, classes=3)
+    mask = root / "train" / "yard" / "masks" / "0.png"
+    pixels = np.array(Image.open(mask))
+    pixels[:3] = 0
+    Image.fromarray(pixels).save(mask)
+    (fault,) = check_dataset("folder", root).faults
+    assert "the classes lane, car; there is nothing but background" in fault.message
+    assert 'if it stands for a class, say so with "values"' in fault.message

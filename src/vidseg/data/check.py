@@ -18,6 +18,7 @@ from vidseg.data.check_classes import Tally, judge_classes, unread_files
 from vidseg.data.cityscapes import FRAME_FOLDERS
 from vidseg.data.clip import Video, VideoDataset
 from vidseg.data.files import MissingFilesError
+from vidseg.data.folder import SoundVideos
 from vidseg.data.threads import in_threads
 from vidseg.progress import Display, silent
 from vidseg.sizes import width_x_height
@@ -163,7 +164,11 @@ def _open(
     try:
         return open_dataset(kind, root, split, **lenient, **options)
     except (ValueError, OSError) as error:
-        dataset = _open_sound(root, split, result, **options) if kind == "vspw" else None
+        dataset = None
+        if kind == "vspw":
+            dataset = _open_sound(root, split, result, **options)
+        elif kind == "folder":
+            dataset = _open_sound_folder(root, split, result)
         if dataset is None:
             result.faults += _why_not_open(error, root / split)
         return dataset
@@ -186,6 +191,17 @@ def _open_sound(
         return None
     result.faults += faults
     return VideoDataset(f"vspw/{split}", sound, *vspw.CLASSES, label_table=vspw.label_table())
+
+
+def _open_sound_folder(root: Path, split: str, result: Check) -> VideoDataset | None:
+    """The videos of one's own split that can be opened; what ails the others is noted."""
+    try:
+        dataset = SoundVideos(root, split)
+    except (ValueError, OSError):
+        return None
+    for folder, error in dataset.errors:
+        result.faults += _why_not_open(error, folder)
+    return dataset
 
 
 def _why_not_open(error: Exception, place: Path) -> list[Fault]:

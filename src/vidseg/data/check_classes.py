@@ -91,8 +91,10 @@ def _is_own(tally: Tally) -> bool:
 
 def _binary_hint(dataset: VideoDataset) -> str:
     is_said = isinstance(dataset, Folder) and dataset.described.values is not None
-    if dataset.num_classes != 2 or not isinstance(dataset, Folder) or is_said:
+    if not isinstance(dataset, Folder) or is_said:
         return ""
+    if dataset.num_classes != 2:
+        return '; 255 is void: if it stands for a class, say so with "values" in classes.json'
     nothing, thing = dataset.classes
     return (
         f'; 255 is void: if it stands for {thing}, say so in classes.json with "values": '

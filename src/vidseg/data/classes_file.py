@@ -57,7 +57,10 @@ def read_classes(path: Path) -> Classes:
         ValueError: it is no JSON, has unknown keys, or a name, colour or value is malformed.
     """
     if not path.is_file():
-        raise FileNotFoundError(f"{path} is missing; it names the classes, like {_EXAMPLE}")
+        raise FileNotFoundError(
+            f"{path} is missing; it names the classes, like {_EXAMPLE}. vidseg data prepare folder "
+            "makes this layout of others"
+        )
     try:
         content = read_json(path)
     except ValueError as error:

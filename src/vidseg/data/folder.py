@@ -58,8 +58,8 @@ class Folder(VideoDataset):
         videos: list[Video] = []
         passed_over: list[Path] = []
         for folder in sorted(path for path in visible(root / split) if path.is_dir()):
-            video, others = _read_video(folder, self.described.fps)
-            videos += split_at_gaps(video)
+            found, others = self._read_video(folder)
+            videos += found
             passed_over += others
         self.passed_over = tuple(passed_over)
         super().__init__(
@@ -69,6 +69,31 @@ class Folder(VideoDataset):
             list(self.described.palette.values()),
             code=self.described.code(),
         )
+
+    def _read_video(self, folder: Path) -> tuple[list[Video], list[Path]]:
+        """The parts of a video, and what lies in its folder and is not read."""
+        video, others = _read_video(folder, self.described.fps)
+        return split_at_gaps(video), others
+
+
+class SoundVideos(Folder):
+    """The videos of a split that can be opened.
+
+    Attributes:
+        errors: of the others, each with its folder.
+    """
+
+    def __init__(self, root: Path, split: str) -> None:
+        """Index what can be; errors as `Folder`, but for those of single videos."""
+        self.errors: list[tuple[Path, Exception]] = []
+        super().__init__(root, split)
+
+    def _read_video(self, folder: Path) -> tuple[list[Video], list[Path]]:
+        try:
+            return super()._read_video(folder)
+        except (ValueError, OSError) as error:
+            self.errors.append((folder, error))
+            return [], []
 
 
 def _read_video(folder: Path, fps: float | None) -> tuple[Video, list[Path]]:
