@@ -382,3 +382,23 @@ def test_the_module_is_the_command_and_the_package_is_typed():
     )
     assert run.stdout.strip() == f"vidseg {vidseg.__version__}"
     assert (Path(vidseg.__file__).parent / "py.typed").is_file()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--start", "noon"), "a time is seconds"),
+        (("--size", "12by34"), "HEIGHTxWIDTH"),
+        (("--format", "gif"), "unknown format 'gif'"),
+    ],
+)
+def test_words_are_checked_before_what_exists(
+    run, tmp_path: Path, words: tuple[str, str], message: str
+) -> None:
+    (tmp_path / "out.mp4").write_bytes(b"kept")
+    (tmp_path / "a.mp4").write_bytes(b"no video")
+    line = ("segment", tmp_path / "a.mp4", "--out", tmp_path / "out.mp4", *words)
+    code, _, err = run(*line)
+    assert code == 1
+    assert message in err
+    assert "exists" not in err

@@ -199,15 +199,17 @@ def segment(
     from vidseg.inference.stream import segment as segment_video
     from vidseg.video.reader import read_video
 
+    # Mistyped words are told before "exists already", which another --out would not mend.
     how = parse_run(size, fit, precision, sliding, device)
+    begin_s, end_s = parse_time(start), parse_time(end)
     paths = plan_outputs(source, out, formats or [])
     kept = _kept(save_context)
     check_outputs({**paths, **kept}, source, force=force, inputs=(model, context))
     check_tracks(paths, all_tracks=all_tracks)
     reader = read_video(
         source,
-        start=parse_time(start),
-        end=parse_time(end),
+        start=begin_s,
+        end=end_s,
         every=every,
         fps=fps,
         strict=strict,
