@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from honest import TakesTurns
 from torch import nn
 
 from laws import check_laws
@@ -34,10 +35,10 @@ def test_steady_keeps_the_laws(options):
     check_laws(Steady(image_model(), **WIDE, **options))
 
 
-@pytest.mark.parametrize("family", ["tmanet", "cffmpp"])
+@pytest.mark.parametrize("family", ["tmanet", "cffmpp", "turns"])
 def test_steady_keeps_the_laws_around_a_video_model(family):
     torch.manual_seed(0)
-    model = METHODS[family].tiny(num_classes=3)
+    model = TakesTurns() if family == "turns" else METHODS[family].tiny(num_classes=3)
     check_laws(Steady(model, **WIDE), size=(64, 80), batch=2)
 
 

@@ -17,7 +17,7 @@ Shapes: B streams, C classes, h w the grid.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple, get_args
 
 import torch
@@ -82,6 +82,12 @@ class SteadyMemory(Memory):
     def context(self) -> Any:
         """The wrapped model's context of the whole video."""
         return getattr(self.inner, "context", None)
+
+    @property
+    def turn(self) -> Memory:
+        """The model's own memory, at the phase of this one."""
+        inner = self.inner
+        return inner if inner.phase == self.phase else replace(inner, phase=self.phase)
 
 
 class _Feature(NamedTuple):
@@ -195,14 +201,15 @@ class Steady(VideoSegmenter):
         self.num_classes = model.num_classes
         self.align_corners = model.align_corners
         self.horizon = math.inf
+        self.period = model.period
         self.card = model.card
         self.prefers_channels_last = model.prefers_channels_last
         # A class attribute elsewhere; a wrapper takes it from the model that it wraps.
         self.causal = model.causal  # pyright: ignore[reportAttributeAccessIssue]
 
-    def encode(self, frames: Tensor) -> _Feature:
+    def encode(self, frames: Tensor, *phase: int) -> _Feature:
         """The model's own feature, and the picture on the grid."""
-        return _Feature(self.model.encode(frames), self._picture(frames))
+        return _Feature(self.model.encode(frames, *phase), self._picture(frames))
 
     def initial_memory(self, feature: _Feature, context: Any) -> SteadyMemory:
         """The first frame starts with no evidence."""
@@ -220,7 +227,7 @@ class Steady(VideoSegmenter):
 
     def fuse(self, feature: _Feature, memory: SteadyMemory) -> _Fused:
         """The model's own scores of this frame, joined with those of the past."""
-        inner = self.model.fuse(feature.inner, memory.inner)
+        inner = self.model.fuse(feature.inner, memory.turn)
         logits = self.model.decode(inner)
         picture = self._fitting(feature.picture, logits)
         size = picture.shape[-2], picture.shape[-1]
@@ -265,7 +272,7 @@ class Steady(VideoSegmenter):
         assert fused is not None, "a recurrent segmenter remembers what was fused"
         seen = fused.inner if self.model.recurrent else None
         return SteadyMemory(
-            inner=self.model.remember(memory.inner, feature.inner, seen),
+            inner=self.model.remember(memory.turn, feature.inner, seen),
             **{name: getattr(fused, name) for name in _REMEMBERED},
             frames_seen=1,
         )
