@@ -173,7 +173,7 @@ def video_consistency(
     labels: list[np.ndarray], clips: list[Clip], classes: int, length: int
 ) -> float:
     """VC of the clips whose frames all have a label, in percent."""
-    measured = VideoConsistency(classes, length)
+    measured = VideoConsistency(length)
     for maps, clip in zip(labels, clips, strict=True):
         if all(truth is not None for truth in clip.truth):
             measured.update(maps, np.stack([truth for truth in clip.truth if truth is not None]))
