@@ -5,6 +5,7 @@ from typing import Any, cast
 
 from torch import Tensor, nn
 
+from vidseg.card import Card
 from vidseg.segmenter import VideoSegmenter
 
 
@@ -14,9 +15,13 @@ class PerFrame(VideoSegmenter):
     Args:
         model: (N, 3, H, W) -> (N, C, h, w) logits, or {"out": logits} (torchvision), or an object
             with `.logits` (transformers).
-        num_classes: C.
+        num_classes: C; by default as many as the card names.
+        card: what it takes to use the model; ImageNet's normalisation by default.
         output: picks the logits out of what `model` returns, where the rules above do not.
         align_corners: how the model's logits are resized.
+
+    Raises:
+        ValueError: neither `num_classes` nor a card that names classes, or another number of them.
 
     Example:
         >>> model = PerFrame(nn.Conv2d(3, 5, 1), num_classes=5)
@@ -29,19 +34,30 @@ class PerFrame(VideoSegmenter):
         self,
         model: nn.Module,
         *,
-        num_classes: int,
+        num_classes: int | None = None,
+        card: Card | None = None,
         output: Callable[[Any], Tensor] | None = None,
         align_corners: bool = False,
     ) -> None:
         super().__init__()
+        named = 0 if card is None else len(card.classes)
+        if not num_classes and not named:
+            raise ValueError("give num_classes, or a card that names the classes")
+        if num_classes and named and num_classes != named:
+            raise ValueError(f"num_classes is {num_classes}, and the card names {named} classes")
         self.model = model
-        self.num_classes = num_classes
-        self.output = output or _find_logits
+        self.num_classes = num_classes or named
+        self.output = output or find_logits
         self.align_corners = align_corners
+        if card is not None:
+            self.card = card
 
     def encode(self, frames: Tensor) -> Tensor:
         """(N, 3, H, W) -> (N, C, h, w): the whole of the image model."""
-        logits = self.output(self.model(frames))
+        return self.checked(self.output(self.model(frames)))
+
+    def checked(self, logits: Tensor) -> Tensor:
+        """The logits, if they are (N, C, h, w); ValueError otherwise."""
         if logits.dim() != 4 or logits.shape[1] != self.num_classes:
             raise ValueError(
                 f"the image model gave {tuple(logits.shape)}, wanted (N, {self.num_classes}, h, w)"
@@ -54,7 +70,8 @@ class PerFrame(VideoSegmenter):
         return fused
 
 
-def _find_logits(result: Any) -> Tensor:
+def find_logits(result: Any) -> Tensor:
+    """The logits in what an image model returned; TypeError where there are none."""
     if isinstance(result, Tensor):
         return result
     if isinstance(result, Mapping) and "out" in result:

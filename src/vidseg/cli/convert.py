@@ -44,7 +44,8 @@ def convert(
         raise FileExistsError(f"{out} exists; pass --force to replace it, or another --out")
     content = read_checkpoint(checkpoint)
     tensors = state_dict_of(content)
-    model = load_official(method, content, **parse_options(option or ()))
+    # By its name: a config.json beside it names the classes.
+    model = load_official(method, checkpoint, **parse_options(option or ()))
     origin = f"{checkpoint.name}, sha256 {_sha256(checkpoint)}"
     changes: dict[str, Any] = {
         "source": f"the authors' checkpoint, converted from {origin}",

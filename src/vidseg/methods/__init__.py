@@ -9,6 +9,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from vidseg.adapters.image_models import palette_of
+from vidseg.adapters.sources import (
+    is_image_model,
+    load_image_model,
+    names_beside,
+    normalisation_beside,
+)
 from vidseg.backbones import BACKBONES, network_of
 from vidseg.card import MAX_CLASSES, Card
 from vidseg.classes import ClassSet
@@ -142,13 +149,15 @@ def _keywords(maker: Callable[..., object]) -> list[str]:
 
 def load(
     name_or_path: str | Path | None = None, *, device: str = "cpu", **options: object
-) -> Method:
+) -> VideoSegmenter:
     """Load a trained model, ready to use.
 
     Args:
         name_or_path: weights that come with the package (`packaged_weights()` lists them), a
             .safetensors file that vidseg wrote, a run folder, or a repository on the hub
-            ("owner/name"); None is DEFAULT_WEIGHTS, a small model for driving video.
+            ("owner/name"); None is DEFAULT_WEIGHTS, a small model for driving video. Or an image
+            model, per frame: a folder or repository of transformers or smp, "torchvision:NAME", or
+            "package.module:function" or "file.py:function" that makes one, **whose code runs**.
         device: where to put it.
         options: of the method, in place of those that it was trained with, where its weights fit
             them all the same: memory_frames=4 (LMANet), prototypes="running" (CFFM++), gap_frames=1
@@ -160,8 +169,13 @@ def load(
     Raises:
         FileNotFoundError: there is nothing of this name.
         TypeError: an option is unknown.
-        ValueError: the file is damaged or of another program, or its weights do not fit `options`.
+        ValueError: the file is damaged or of another program, or its weights do not fit `options`;
+            a model that does not label pixels.
     """
+    if is_image_model(str(name_or_path)):
+        if options:
+            raise TypeError(f"{name_or_path} is of another library, whose models take no options")
+        return load_image_model(str(name_or_path)).to(device)
     path = _find(name_or_path)
     tensors, card = load_file(path)
     if not card.architecture:
@@ -280,7 +294,7 @@ def load_official(
     model, arguments = OFFICIAL[method].from_official(tensors, **options)
     for name, reason in dead_keys(method, tensors).items():
         log.info("not used: %s (%s)", name, reason)
-    model.card = _official_card(model, arguments, source)
+    model.card = _official_card(model, arguments, source, content)
     return model.eval()
 
 
@@ -298,22 +312,44 @@ def dead_keys(method: str, tensors: dict[str, Tensor]) -> dict[str, str]:
 
 
 def _official_card(
-    model: Method, arguments: Options, source: Mapping[str, Tensor] | str | Path
+    model: Method,
+    arguments: Options,
+    source: Mapping[str, Tensor] | str | Path,
+    content: Mapping[str, object],
 ) -> Card:
     cls = type(model)
     family = next(family for family, known in METHODS.items() if known is cls)
     name = cls.name_of(family, arguments)
     made = cls.variants[cls.names(family)[name]]
-    origin = "a state dict" if isinstance(source, Mapping) else Path(source).name
-    classes = cls.official_classes.get(arguments["num_classes"], ClassSet((), ()))
+    path = None if isinstance(source, Mapping) else Path(source)
+    origin = "a state dict" if path is None else path.name
+    mean, std = (path and normalisation_beside(path)) or (model.card.mean, model.card.std)
+    classes = _official_classes(cls, model.num_classes, path, content)
     return replace(
         model.card,
         classes=classes.names,
         palette=classes.palette,
+        mean=mean,
+        std=std,
         architecture=name,
         options={k: v for k, v in arguments.items() if k != "backbone" or k not in made},
         source=f"the authors' checkpoint, converted from {origin}",
     )
+
+
+def _official_classes(
+    method: type[Method], count: int, path: Path | None, content: Mapping[str, object]
+) -> ClassSet:
+    """As the config beside the file or the file itself names them; else the authors' data set's."""
+    names = () if path is None else names_beside(path, count)
+    if names:
+        return ClassSet(names, palette_of(names))
+    meta = content.get("meta")
+    stated = meta.get("CLASSES") if isinstance(meta, Mapping) else None  # mmsegmentation's
+    if isinstance(stated, (tuple, list)) and len(stated) == count:
+        names = tuple(str(name) for name in stated)
+        return ClassSet(names, palette_of(names))
+    return method.official_classes.get(count, ClassSet((), ()))
 
 
 __all__ = [

@@ -22,7 +22,7 @@ from vidseg.backbones.mit_layouts import (
     encoder_of,
     layout_of,
 )
-from vidseg.classes import CITYSCAPES, VSPW, ClassSet
+from vidseg.classes import VSPW, ClassSet
 from vidseg.layers.mlp_decoder import Lateral, MLPDecoder, PixelClassifier
 from vidseg.methods.method import Method, Options
 from vidseg.weights import load_strictly
@@ -54,7 +54,8 @@ class SegFormer(Method):
         "tiny": {"backbone": "mit_tiny", "channels": 16},
     }
     official_names: ClassVar[tuple[str, ...]] = ("segformer",)
-    official_classes: ClassVar[Mapping[int, ClassSet]] = {19: CITYSCAPES, 124: VSPW}
+    # Not 19: anybody trains a SegFormer on as many classes of their own.
+    official_classes: ClassVar[Mapping[int, ClassSet]] = {124: VSPW}
     card = MIT_CARD
     prefers_channels_last = True
 
