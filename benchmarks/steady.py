@@ -246,7 +246,7 @@ def rows(bench: Bench, video_model: vidseg.VideoSegmenter | None) -> Iterator[tu
     yield "**Steady** (refine, K = 3)", lambda: bench.label(steady())
     for frames in (1, 2, 4):
         yield f"K = {frames}", lambda n=frames: bench.label(steady(memory_frames=n))
-    yield "hysteresis 0.05", lambda: bench.label(steady(hysteresis=0.05))
+    yield "without hysteresis", lambda: bench.label(steady(hysteresis=0.0))
     yield "flow alone", lambda: bench.label(steady(carry="flow"))
     yield "flow alone, half grid", lambda: bench.label(steady(carry="flow", grid_px=2))
     yield "affinity, no flow", lambda: bench.label(steady(carry="affinity"))
@@ -256,7 +256,9 @@ def rows(bench: Bench, video_model: vidseg.VideoSegmenter | None) -> Iterator[tu
         yield "Steady around that", lambda: bench.label(vidseg.Steady(video_model))
     yield (
         "control: average without motion",
-        lambda: bench.label(steady(carry="flow", flow=NoMotion(), residual_levels=1e6)),
+        lambda: bench.label(
+            steady(carry="flow", flow=NoMotion(), residual_levels=1e6, hysteresis=0.0)
+        ),
     )
     yield "control: the present frame 3 times", lambda: bench.label(steady(), repeats=3)
     yield "control: the memory of a wrong video", lambda: bench.label(steady(), wrong=True)
@@ -355,7 +357,7 @@ def _is_spoilt(t: int) -> bool:
 
 def open_clips(dataset: VideoDataset, videos: list[str], span: slice, cache: Path) -> list[Clip]:
     """The clips of a data set."""
-    chosen = [video for video in dataset.videos if not videos or video.name in videos]
+    chosen = [v for v in dataset.videos if not videos or any(name in v.name for name in videos)]
     clips = []
     for video in chosen:
         images = [dataset.read_frame(path) for path in video.frames[span]]
@@ -371,7 +373,7 @@ def main() -> None:
     parser.add_argument("--root", type=Path, required=True)
     parser.add_argument("--model", default=None)
     parser.add_argument("--frames", default=None, help="FIRST:END of each video")
-    parser.add_argument("--videos", default="", help="names with commas")
+    parser.add_argument("--videos", default="", help="parts of names, with commas")
     parser.add_argument("--split", default=None)
     parser.add_argument("--size", default=None, help="HEIGHTxWIDTH at which frames are seen")
     parser.add_argument("--cache", type=Path, default=Path("runs/steady"))

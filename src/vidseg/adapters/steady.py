@@ -137,7 +137,7 @@ class Steady(VideoSegmenter):
         residual_levels: how far the carried picture may be from the present one, in levels of 255,
             where trust has fallen to exp(-1).
         tolerance_px: how far the way along the flow and back may end from its start, on the grid.
-        hysteresis: a label changes only if its score leads by more than this, in [0, 1].
+        hysteresis: a label changes only if the new score leads the old one by more than this share.
         spoilt_drop: a frame of the same scene whose confidence is lower than usual by more than
             this share is spoilt; 1 takes none for spoilt.
         grid_px: side of a cell of the grid in pixels; None for 2, or 4 where the model's logits are
@@ -167,7 +167,7 @@ class Steady(VideoSegmenter):
         memory_frames: float = 3.0,
         residual_levels: float = 20.0,
         tolerance_px: float = 1.5,
-        hysteresis: float = 0.0,
+        hysteresis: float = 0.1,
         spoilt_drop: float = 0.08,
         grid_px: int | None = None,
         flow: FlowEstimator | None = None,
@@ -246,7 +246,7 @@ class Steady(VideoSegmenter):
         shown = torch.where(is_spoilt, past.scores, scores)
         if self.hysteresis:
             kept = _one_hot(past.labels[:, 1:], self.num_classes)
-            shown = shown + self.hysteresis * (weight > 0) * kept
+            shown = shown * (1 + self.hysteresis * (weight > 0) * kept)
         labels = torch.cat([own_labels, shown.argmax(1, keepdim=True)], 1).to(torch.int16)
         changed = past.is_known & (labels != past.labels)
         counts = torch.cat([past.is_known, changed], 1).flatten(2).sum(2)
