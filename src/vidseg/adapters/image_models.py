@@ -100,9 +100,6 @@ def from_transformers(
     Raises:
         ValueError: neither processor nor card; a processor without mean; a model that does not
             label pixels.
-
-    Example:
-        >>> from_transformers(model, AutoImageProcessor.from_pretrained(name))  # doctest: +SKIP
     """
     config = getattr(model, "config", None)
     num_classes = getattr(config, "num_labels", None)
