@@ -87,8 +87,9 @@ def _show(comparison: Comparison, out: Path | None) -> None:
             if not rows:
                 continue
             _show_table(
-                [heading, "difference", "95 % interval", "in words"],
+                [heading, "difference", "95 % interval"],
                 [_difference(row, index) for row in rows],
+                last="in words",
             )
     for note in comparison.notes:
         console.print(note, markup=False)
@@ -96,15 +97,19 @@ def _show(comparison: Comparison, out: Path | None) -> None:
         console.print(f"written to {out}: compare.json, compare.html", soft_wrap=True)
 
 
-def _show_table(columns: Sequence[str], rows: Sequence[tuple[str, ...]]) -> None:
+def _show_table(
+    columns: Sequence[str], rows: Sequence[tuple[str, ...]], *, last: str | None = None
+) -> None:
+    """Show names, figures, and words where there is a last column of them."""
     from rich.table import Table
 
     from vidseg.cli.console import console
 
     table = Table(box=None, padding=(0, 2, 0, 0))
     for index, name in enumerate(columns):
-        is_text = index == 0 or name == "in words"
-        table.add_column(name, justify="left" if is_text else "right")
+        table.add_column(name, justify="right" if index else "left")
+    if last is not None:
+        table.add_column(last)
     for row in rows:
         table.add_row(*row)
     console.print(table)

@@ -11,7 +11,7 @@ from vidseg.data.clip import Video, VideoDataset
 from vidseg.data.label_code import LabelCode
 from vidseg.evaluation.label_maps import label_map_file
 from vidseg.evaluation.motion import open_motion
-from vidseg.evaluation.result import SAVED_MAPS, Evaluation, Observed, Observer
+from vidseg.evaluation.result import Evaluation, Observed, Observer
 from vidseg.evaluation.scorer import Scorer
 from vidseg.evaluation.truth import (
     check_score_size,
@@ -84,7 +84,7 @@ def evaluate_predictions(
         scorer.add([Observed(video, index, None, labels, truth)])
         if progress:
             progress(done, total)
-    conventions = {**dataset_conventions(dataset, score_size), "run_as": SAVED_MAPS}
+    conventions = {**dataset_conventions(dataset, score_size), "run_as": "saved label maps"}
     return scorer.evaluation(conventions, None)
 
 

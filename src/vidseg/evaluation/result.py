@@ -28,9 +28,6 @@ from vidseg.metrics.video_consistency import WINDOWS_FRAMES
 from vidseg.metrics.vspw import VspwScore
 from vidseg.printable import csv_cell
 
-SAVED_MAPS = "saved label maps"
-"""What the convention `run_as` says where no model ran."""
-
 
 class Agreement(IntEnum):
     """How the class of a pixel compares with that of the frame before, or of the truth."""

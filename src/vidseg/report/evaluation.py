@@ -8,7 +8,7 @@ import numpy as np
 from vidseg.evaluation.figure import counted, say_absent, with_classes
 from vidseg.evaluation.result import Agreement, Evaluation, FrameFigures
 from vidseg.report import charts, html, pictures
-from vidseg.report.moments import FLICKERS, INACCURATE, SLOW, SPREAD, Moment, Samples
+from vidseg.report.moments import Moment, Reason, Samples
 
 __all__ = ["Samples", "evaluation_page"]
 
@@ -136,7 +136,7 @@ def _timelines(evaluation: Evaluation, samples: Sequence[Moment]) -> list[html.H
     frames = {
         video: list(rows) for video, rows in groupby(evaluation.series, lambda row: row.video)
     }
-    with_moments = dict.fromkeys(m.video.name for m in samples if m.reasons != (SPREAD,))
+    with_moments = dict.fromkeys(m.video.name for m in samples if m.reasons != (Reason.SPREAD,))
     order = [*with_moments, *(video for video in frames if video not in with_moments)]
     drawn: list[html.Html] = []
     shown = 0
@@ -173,9 +173,9 @@ def _curves(
 
     drawn = []
     for name, scale, reason, read in (
-        ("pixels that change class, %", 100, FLICKERS, lambda f: f.flicker),
-        ("pixel accuracy, %", 100, INACCURATE, lambda f: f.pixel_accuracy),
-        ("network time, ms", 1, SLOW, lambda f: f.ms),
+        ("pixels that change class, %", 100, Reason.FLICKERS, lambda f: f.flicker),
+        ("pixel accuracy, %", 100, Reason.INACCURATE, lambda f: f.pixel_accuracy),
+        ("network time, ms", 1, Reason.SLOW, lambda f: f.ms),
     ):
         values = [read(frame) for frame in frames]
         points = [
@@ -202,7 +202,7 @@ def _curves(
                 x_name=x_name,
                 y_name=name,
                 marks=marks,
-                from_zero=reason != INACCURATE,
+                from_zero=reason is not Reason.INACCURATE,
             )
         )
     return drawn

@@ -10,6 +10,7 @@ import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from enum import StrEnum
 
 import numpy as np
 
@@ -17,9 +18,19 @@ from vidseg.data.clip import Video
 from vidseg.evaluation.result import FrameFigures, Observed
 from vidseg.report.pictures import shrink_image, shrink_labels, shrink_state
 
-FLICKERS, INACCURATE, SLOW, SPREAD = "flickers most", "least accurate", "slowest", "evenly spread"
-NUM_KEPT = {FLICKERS: 4, INACCURATE: 3, SLOW: 2, SPREAD: 3}
 APART_FRAMES = 5
+
+
+class Reason(StrEnum):
+    """Why a frame is kept."""
+
+    FLICKERS = "flickers most"
+    INACCURATE = "least accurate"
+    SLOW = "slowest"
+    SPREAD = "evenly spread"
+
+
+NUM_KEPT = {Reason.FLICKERS: 4, Reason.INACCURATE: 3, Reason.SLOW: 2, Reason.SPREAD: 3}
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,7 +53,7 @@ class Moment:
     image: np.ndarray | None
     labels: np.ndarray
     truth: np.ndarray | None
-    reasons: tuple[str, ...] = ()
+    reasons: tuple[Reason, ...] = ()
 
 
 class Samples:
@@ -54,9 +65,12 @@ class Samples:
     """
 
     def __init__(self) -> None:
-        self._worst = {reason: _Worst(NUM_KEPT[reason]) for reason in (FLICKERS, INACCURATE, SLOW)}
-        self._spread = _Spread(NUM_KEPT[SPREAD])
-        self._labelled = _Spread(NUM_KEPT[SPREAD])
+        self._worst = {
+            reason: _Worst(NUM_KEPT[reason])
+            for reason in (Reason.FLICKERS, Reason.INACCURATE, Reason.SLOW)
+        }
+        self._spread = _Spread(NUM_KEPT[Reason.SPREAD])
+        self._labelled = _Spread(NUM_KEPT[Reason.SPREAD])
 
     def __call__(self, frame: Observed, figures: FrameFigures) -> None:
         """Look at a frame."""
@@ -66,7 +80,11 @@ class Samples:
             return _small(frame, figures)
 
         errors = None if figures.pixel_accuracy is None else 1 - figures.pixel_accuracy
-        badness = {FLICKERS: figures.flicker, INACCURATE: errors, SLOW: figures.ms}
+        badness = {
+            Reason.FLICKERS: figures.flicker,
+            Reason.INACCURATE: errors,
+            Reason.SLOW: figures.ms,
+        }
         for reason, value in badness.items():
             if value is not None:
                 self._worst[reason].offer(value, frame, small)
@@ -80,7 +98,7 @@ class Samples:
         spread = self._labelled.chosen() or self._spread.chosen()
         lists = {reason: worst.chosen() for reason, worst in self._worst.items()}
         found: dict[tuple[str, int], Moment] = {}
-        for reason, moments in {**lists, SPREAD: spread}.items():
+        for reason, moments in {**lists, Reason.SPREAD: spread}.items():
             for moment in moments:
                 key = moment.video.name, moment.frame_index
                 known = found.get(key, moment)
