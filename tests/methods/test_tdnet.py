@@ -12,7 +12,8 @@ from torch import nn
 
 import vidseg
 from laws import check_laws
-from vidseg.layers import map_norm
+from vidseg.layers import chained_attention, map_norm
+from vidseg.layers.chained_attention import ChainedAttention
 from vidseg.layers.map_norm import MapNorm
 from vidseg.losses import hardest_cross_entropy
 from vidseg.losses.criterion import Criterion
@@ -85,6 +86,33 @@ def test_only_modules_of_the_present_path_and_of_its_frames_take_part():
         assert any(name.startswith(f"projection.{path}.value") for name in moved)
     # The oldest frame asks nobody.
     assert not any(name.startswith("projection.2.query") for name in moved)
+
+
+def test_a_compiled_step_has_a_graph_for_each_path_and_none_is_made_again():
+    from torch._dynamo.testing import CompileCounter
+
+    model, counter, graphs = tiny(), CompileCounter(), []
+    compiled = torch.compile(model, backend=counter, fullgraph=True)
+    memory, plain = None, None
+    with torch.no_grad():
+        for frame in clip(12).split(1, 1):
+            segmentation, memory = compiled(frame, memory)
+            wanted, plain = model(frame, plain)
+            torch.testing.assert_close(segmentation.logits, wanted.logits)
+            graphs.append(counter.frame_count)
+    assert graphs == [1, 2, 3, 4, 5, 6, 7, 7, 7, 7, 7, 7]
+    torch._dynamo.reset()
+
+
+def test_attention_in_blocks_of_rows_is_the_same(monkeypatch):
+    attention = ChainedAttention(8).eval()
+    query, key, value = torch.randn(2, 30, 4), torch.randn(2, 7, 4), torch.randn(2, 7, 8)
+    with torch.no_grad():
+        whole = attention(query, key, value)
+        weights = (query @ key.mT / 2).softmax(-1)
+        torch.testing.assert_close(whole, attention.linear(weights @ value))
+        monkeypatch.setattr(chained_attention, "CHUNK_BYTES", 4 * 2 * 7 * 4)
+        torch.testing.assert_close(attention(query, key, value), whole)
 
 
 def test_norms_of_another_size_are_resized_and_say_so_once(caplog):

@@ -10,6 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+CHUNK_BYTES = 2**24
+"""What a block of rows of an attention matrix may take."""
+
 
 class QueryKeyValue(nn.Module):
     """Query, key and value of a map, by 1x1 convolutions.
@@ -56,8 +59,13 @@ class ChainedAttention(nn.Module):
         # The linear layer goes first, on S places instead of P: attention is linear in its values.
         value = F.linear(value, self.linear.weight)
         dropped = self.dropout.p if self.training else 0.0
-        read = F.scaled_dot_product_attention(query, key, value, dropout_p=dropped)
-        return self.dropout(read + self.linear.bias)
+        # Keys and values differ in width, for which a CPU has no fused kernel: some rows at a time.
+        num_rows = max(1, CHUNK_BYTES // (4 * len(key) * key.shape[1]))
+        parts = [
+            F.scaled_dot_product_attention(rows, key, value, dropout_p=dropped)
+            for rows in query.split(num_rows, 1)
+        ]
+        return self.dropout(torch.cat(parts, 1) + self.linear.bias)
 
 
 def to_tokens(maps: Tensor) -> Tensor:
