@@ -19,6 +19,8 @@ MODELS = {
     "cffm_b1": {"gap_frames": 1},
     "cffmpp_b1": {"gap_frames": 1},
     "cffmpp_b1_running": {"gap_frames": 1},
+    "videomt_s": {},
+    "lvmt_s": {"backbone": "dinov3"},
 }
 
 

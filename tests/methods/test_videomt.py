@@ -470,3 +470,71 @@ def test_a_run_goes_on_bit_for_bit(tmp_path):
         load_file(tmp_path / run / "last.safetensors") for run in ("straight", "stopped")
     )
     assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+@pytest.mark.parametrize("layout", ["authors", "transformers"])
+def test_raw_dinov3_loads_from_every_layout(layout):
+    """The authors keep a bias for keys, and a mask that says it is none."""
+    torch.manual_seed(0)
+    vit = VisionTransformer(kind="dinov3", width=48, depth=2, heads=3)
+    ours, found = vit.state_dict(), {}
+    names = {
+        "class_token": ("cls_token", "embeddings.cls_token"),
+        "register_tokens": ("storage_tokens", "embeddings.register_tokens"),
+        "patch_embed.": ("patch_embed.proj.", "embeddings.patch_embeddings."),
+        "blocks.": ("blocks.", "layer."),
+        "projection.": ("proj.", "o_proj."),
+        "attention.": ("attn.", "attention."),
+        "scale1": ("ls1.gamma", "layer_scale1.lambda1"),
+        "scale2": ("ls2.gamma", "layer_scale2.lambda1"),
+        "mlp.0.": ("mlp.fc1.", "mlp.up_proj."),
+        "mlp.2.": ("mlp.fc2.", "mlp.down_proj."),
+    }
+    for name, value in ours.items():
+        theirs = name
+        for mine, layouts in names.items():
+            theirs = theirs.replace(mine, layouts[layout == "transformers"])
+        if "qkv" in name and layout == "transformers":
+            for part, chunk in zip("qkv", value.chunk(3), strict=True):
+                found[theirs.replace("qkv", f"{part}_proj")] = chunk
+        elif name.endswith("query_bias"):
+            key = theirs.replace("query_bias", "{}")
+            value_bias = ours[name.replace("query_bias", "value_bias")]
+            if layout == "authors":
+                joined = torch.cat([value, torch.full_like(value, 7.0), value_bias])
+                found |= {key.format("qkv.bias"): joined, key.format("qkv.bias_mask"): joined}
+            else:
+                found |= {key.format("q_proj.bias"): value, key.format("v_proj.bias"): value_bias}
+        elif not name.endswith("value_bias"):
+            found[theirs] = value
+    found |= {"mask_token": torch.zeros(48), "rope_embed.periods": torch.zeros(4)}
+    tensors = encoder_of(found)
+    assert tensors.keys() == ours.keys()
+    assert all(torch.equal(tensors[name], ours[name]) for name in ours)
+
+
+@pytest.mark.parametrize("name", ["videomt_tiny", "pmt_tiny", "lvmt_tiny"])
+def test_half_precision_keeps_the_memory_in_full(name):
+    """What goes from frame to frame adds up, so it stays in float32; labels hardly change."""
+    torch.manual_seed(0)
+    model, memory, half = vidseg.create(name, num_classes=4).eval(), None, None
+    for _ in range(3):
+        frame = torch.randn(1, 3, 64, 96)
+        with torch.no_grad():
+            answer, memory = model.step(frame, memory)
+            with torch.autocast("cpu", torch.bfloat16):
+                rounded, half = model.step(frame, half)
+        assert {leaf.dtype for leaf in (half.queries, *half.running)} == {torch.float32}
+        assert (answer.labels() == rounded.labels()).float().mean() > 0.9
+
+
+def test_a_checkpoint_without_registers_is_refused():
+    tensors = {
+        "embeddings.cls_token": torch.zeros(1, 1, 8),
+        "embeddings.patch_embeddings.projection.weight": torch.zeros(8, 3, 16, 16),
+        "layers.0.attention.q_proj.weight": torch.zeros(8, 8),
+        "layers.0.attention.k_proj.weight": torch.zeros(8, 8),
+        "layers.0.attention.v_proj.weight": torch.zeros(8, 8),
+    }
+    with pytest.raises(ValueError, match="has no register tokens"):
+        vidseg.load_official("videomt", tensors)
