@@ -50,15 +50,15 @@ def shown(result: Demo) -> list[Any]:
     from rich.table import Table
 
     from vidseg.cli.scores import percent
+    from vidseg.demo.page import HEADLINE
     from vidseg.evaluation.figures import FIGURES
 
     table = Table(box=None, padding=(0, 2, 0, 0))
     table.add_column("held-out streets, %")
-    keys = ("mean_iou", "pixel_accuracy", "temporal_consistency", "flicker")
-    for key in keys:
+    for key in HEADLINE:
         table.add_column(FIGURES[key].title, justify="right")
     for label, run in (("per frame", result.twin), ("with memory", result.video)):
-        found = (percent(run.evaluation.figures[key]) for key in keys)
+        found = (percent(run.evaluation.figures[key]) for key in HEADLINE)
         table.add_row(f"{label} ({run.name})", *found)
     flow = result.twin.evaluation.protocols["consistency"]["flow"]
     return [table, f"flow of TC and flicker: {flow}"]

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from vidseg.data.clip import Video, VideoDataset
+from vidseg.evaluation.figures import FIGURES
 from vidseg.report import charts, html, pictures
 from vidseg.video.render import colourise, legend, overlay
 from vidseg.video.writer import VideoWriter
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from vidseg.demo.result import Demo, Run
 
 PANEL_WIDTH_PX = 384
+HEADLINE = ("mean_iou", "pixel_accuracy", "temporal_consistency", "flicker")
 CAPTIONS = ("frame", "truth", "per frame", "with memory")
 COMMAND = "vidseg demo --seed {seed} --iterations {iterations}"
 
@@ -90,27 +92,13 @@ def write_overlay(path: Path, demo: Demo, advance: Callable[[], Any]) -> None:
 
 
 def _headline(demo: Demo) -> html.Html:
-    columns = ("", "mean IoU, %", "pixel accuracy, %", "TC, %", "flicker, %")
+    columns = ("", *(f"{FIGURES[key].title}, {FIGURES[key].unit.symbol}" for key in HEADLINE))
+    of_truth = {figure.truth_of: figure.key for figure in FIGURES.values() if figure.truth_of}
     rows = [
-        (
-            _label(run),
-            100 * run.evaluation.mean_iou,
-            100 * run.evaluation.pixel_accuracy,
-            100 * _figure(run, "temporal_consistency"),
-            100 * _figure(run, "flicker"),
-        )
-        for run in (demo.twin, demo.video)
+        (_label(run), *(_printed(run, key) for key in HEADLINE)) for run in (demo.twin, demo.video)
     ]
-    rows.append(
-        (
-            "the truth itself",
-            math.nan,
-            math.nan,
-            100 * _figure(demo.twin, "truth_temporal_consistency"),
-            100 * _figure(demo.twin, "truth_flicker"),
-        )
-    )
-    cells = [(name, *(_two(value) for value in values)) for name, *values in rows]
+    truth = (_printed(demo.twin, of_truth[key]) if key in of_truth else "-" for key in HEADLINE)
+    rows.append(("the truth itself", *truth))
     cost = html.table(
         ("", "parameters", "network ms per frame"),
         [
@@ -118,7 +106,13 @@ def _headline(demo: Demo) -> html.Html:
             for run in (demo.twin, demo.video)
         ],
     )
-    return html.Html(html.table(columns, cells) + cost)
+    return html.Html(html.table(columns, rows) + cost)
+
+
+def _printed(run: Run, key: str) -> str:
+    """A figure without its unit, which stands above it."""
+    value = run.evaluation.figures[key]
+    return "-" if value is None else f"{FIGURES[key].unit.scale * value:.2f}"
 
 
 def _figure(run: Run, name: str) -> float:
