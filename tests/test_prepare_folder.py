@@ -417,7 +417,17 @@ def test_names_are_matched_whole_then_bare_then_by_number() -> None:
     assert (pairs, orphans) == ({"A_02": "a_02_gt"}, ["a_04_gt"])
     assert match(["f1", "f2"], ["m0002"], None, where) == ({"f2": "m0002"}, [])
     assert sources(["kitchen", "garden"], "v") == {"kitchen": "v", "garden": "v"}
+    named = sources(["0006R0_f00930", "0006R0_f00960", "b.frame12"], "v")
+    assert list(named.values()) == ["0006R0", "0006R0", "b"]
     assert sources(["a_1.5", "a_1.25"], "v") == {"a_1.5": "a", "a_1.25": "a"}
+
+
+def test_other_files_are_not_in_the_way(tmp_path: Path) -> None:
+    flat(tmp_path)
+    (tmp_path / "settings.json").write_text("{ // no JSON")
+    (tmp_path / "images" / "instances.json").write_text('{"categories": [], "annotations": []}')
+    (tmp_path / "masks" / "box.xml").write_text("<annotation></annotation>")
+    assert read_layout(tmp_path).what.startswith("flat: ")
 
 
 def test_shapes_are_drawn_by_the_centres_of_pixels() -> None:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 SHOWN_GROUPS = 50
 SHOWN_FILES = 3
+OWN_RECIPE = "tmanet_mobilenetv2_folder"
 
 app = typer.Typer(no_args_is_help=True, help="Prepare data sets, check and weigh them.")
 prepare = typer.Typer(no_args_is_help=True, help="Make a data set's folders from its raw files.")
@@ -242,7 +243,7 @@ def check(
     as_json: Annotated[bool, typer.Option("--json", help="Write what was found as JSON.")] = False,
 ) -> None:
     """Read every file; exit code 1 for missing frames, sizes, label values, duplicates, ..."""
-    from vidseg.cli.console import progress, write_json
+    from vidseg.cli.console import console, progress, write_json
     from vidseg.cli.options import parse_options
     from vidseg.data.check import check_dataset
 
@@ -260,6 +261,8 @@ def check(
         _show(found)
     if found.faults:
         raise typer.Exit(1)
+    if kind == "folder" and not as_json:
+        console.print(f"Next: vidseg train {OWN_RECIPE} data.root={root}", soft_wrap=True)
 
 
 @app.command()

@@ -100,6 +100,17 @@ def read_json(path: Path) -> Any:
     return parse_json(read_text(path, limit_bytes=_MAX_BYTES), str(path))
 
 
+def mentions(path: Path, word: bytes) -> bool:
+    """Whether a file holds a word; read in parts, as other files may be large."""
+    tail = b""
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            if word in tail + block:
+                return True
+            tail = block[-len(word) :]
+    return False
+
+
 def get(where: str, holder: Any, key: str, kind: type | tuple[type, ...]) -> Any:
     """A field of JSON that must be there, and of a kind.
 

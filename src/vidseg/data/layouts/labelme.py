@@ -22,6 +22,7 @@ from vidseg.data.layouts.found import (
     Item,
     NoSuchLayout,
     get,
+    mentions,
     read_json,
     split_of,
 )
@@ -126,9 +127,11 @@ def _json_files(source: Path) -> Iterator[Path]:
 
 def _open(path: Path) -> dict[str, Any] | None:
     """The content of a LabelMe file; None for another JSON."""
-    content = read_json(path)
-    is_theirs = isinstance(content, dict) and "shapes" in content and "imagePath" in content
-    return content if is_theirs else None
+    content = read_json(path) if mentions(path, b'"imagePath"') else None
+    if not isinstance(content, dict) or "shapes" not in content:
+        return None
+    content.pop("imageData", None)  # the image once more, in megabytes
+    return content
 
 
 def _class_names(

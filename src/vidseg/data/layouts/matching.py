@@ -91,7 +91,10 @@ def sources(stems: Sequence[str], name: str) -> dict[str, str]:
         {'a_01': 'a', 'a_02': 'a', 'b-7': 'b', '003': 'clip'}
     """
     before = {stem: re.sub(r"[\d.]+\D*$", "", stem, flags=re.ASCII) for stem in stems}
-    found = {stem: re.sub(r"[^\w.-]|[_.-]+$", "", text) for stem, text in before.items()}
+    found = {
+        stem: re.sub(r"[^\w.-]|[_.-]+(f|frame|img|image)?$", "", text)
+        for stem, text in before.items()
+    }
     counts: dict[str, int] = {}
     for source in found.values():
         counts[source] = counts.get(source, 0) + 1

@@ -21,6 +21,7 @@ from vidseg.data.layouts.found import (
     ReadMask,
     fits,
     get,
+    mentions,
     read_json,
     split_of,
 )
@@ -103,19 +104,9 @@ def _json_files(source: Path) -> Iterator[Path]:
 
 def _open(path: Path) -> dict[str, Any] | None:
     """The content of a panoptic JSON; None for another one."""
-    with path.open("rb") as file:
-        is_likely = any(b'"segments_info"' in block for block in _blocks(file))
-    content = read_json(path) if is_likely else None
+    content = read_json(path) if mentions(path, b'"segments_info"') else None
     is_panoptic = isinstance(content, dict) and "categories" in content
     return content if is_panoptic else None
-
-
-def _blocks(file: Any) -> Iterator[bytes]:
-    """Parts of a file that overlap, so that a word is whole in one of them."""
-    tail = b""
-    while block := file.read(1 << 20):
-        yield tail + block
-        tail = block[-32:]
 
 
 def _categories(contents: Iterable[tuple[Path, dict[str, Any]]]) -> tuple[Classes, dict[int, int]]:
