@@ -262,6 +262,19 @@ def test_paths_start_from_a_per_frame_pspnet(tmp_path):
         assert torch.equal(again.state_dict()[name], value), name
 
 
+@pytest.mark.parametrize(("name", "new"), [("td4_psp18", set()), ("td2_psp50", {"head"})])
+def test_what_a_path_does_not_find_in_a_pspnet(name, new):
+    """TD2's heads are new, as with the authors: they are narrower than a half."""
+    with torch.device("meta"):
+        model = vidseg.create(name, num_classes=19)
+        twin = vidseg.create(model.twins[name], num_classes=19)
+    ours = model.state_dict()
+    taken = model.adopt(twin.state_dict())
+    fitting = {k for k, value in taken.items() if k in ours and ours[k].shape == value.shape}
+    left = {key.split(".")[0] for key in ours if key not in fitting}
+    assert left == {"attention", "projection", "norm", *new}
+
+
 # --- training -------------------------------------------------------------------------------------
 
 
