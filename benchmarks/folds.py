@@ -39,7 +39,7 @@ def pool(folders: list[str]) -> tuple[tuple[str, ...], Sums]:
     videos = tuple(sorted(video for run in runs for video in run.videos))
     if len(set(videos)) < len(videos):
         raise SystemExit(f"folds must hold different videos, got {', '.join(videos)}")
-    parts = [run.sums.map(lambda values: values.sum(0)) for run in runs]
+    parts = [run.sums.pooled() for run in runs]
     names = vars(parts[0])
     return videos, Sums(**{name: sum(getattr(part, name) for part in parts) for name in names})
 

@@ -154,10 +154,6 @@ def measure(key: str) -> Measure:
     return MEASURES[key]
 
 
-def pooled(sums: Sums) -> Sums:
-    return sums.map(lambda values: values.sum(0))
-
-
 def row_of(comparison: Comparison, key: str) -> Row:
     return next(row for row in comparison.rows if row.figure.key == key)
 
@@ -192,7 +188,7 @@ def test_figures_from_counts_are_those_of_the_metrics(tmp_path: Path, void_is_er
     errors = {"a": 0.1, "b": 0.4, "c": 0.2}
     folder = write_run(tmp_path / "run", errors, void_is_error=void_is_error)
     printed = json.loads((folder / "metrics.json").read_text())["figures"]
-    figures = figures_of(pooled(read_evaluation(folder).sums), FIGURES.values())
+    figures = figures_of(read_evaluation(folder).sums.pooled(), FIGURES.values())
     assert figures["mean_iou"] != figures["weighted_iou"]
     for key, value in printed.items():
         if key != "ms_per_frame":
@@ -241,7 +237,7 @@ def test_two_videos_have_three_draws_in_known_shares(tmp_path: Path) -> None:
     known: dict[float, float] = {}
     for drawn in itertools.product(range(2), repeat=2):
         sums = [run.sums.map(lambda values, rows=drawn: values[list(rows)]) for run in (one, other)]
-        values = [float(measure("mean_iou")(pooled(each))) for each in sums]
+        values = [float(measure("mean_iou")(each.pooled())) for each in sums]
         known[values[1] - values[0]] = known.get(values[1] - values[0], 0) + 0.25
     differences = draws[1]["mean_iou"] - draws[0]["mean_iou"]
     seen, counts = np.unique(np.round(differences, 12), return_counts=True)

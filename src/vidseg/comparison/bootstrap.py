@@ -66,9 +66,8 @@ def resample(
     width = num_videos + sum(values[0].numel() for values in vars(runs[0]).values())
     parts: list[list[dict[str, np.ndarray]]] = [[] for _ in runs]
     for weights in draw(num_videos, resamples, seed, chunk=max(1, max_numbers // width)):
-        drawn = torch.from_numpy(weights)
         for part, sums in zip(parts, runs, strict=True):
-            of_draws = sums.map(drawn.matmul)
+            of_draws = sums.map(lambda values, w=weights: torch.from_numpy(w @ values.numpy()))
             part.append({name: measure(of_draws).numpy() for name, measure in measures.items()})
     return [
         {name: np.concatenate([chunk[name] for chunk in part]) for name in measures}

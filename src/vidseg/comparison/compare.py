@@ -239,7 +239,7 @@ class _Sampled:
 
     @classmethod
     def of(cls, measure: Measure, run: SavedEvaluation, draws: np.ndarray) -> "_Sampled":
-        whole = measure(run.sums.map(lambda values: values.sum(0))).numpy()
+        whole = measure(run.sums.pooled()).numpy()
         alone = measure(run.sums).numpy().reshape(len(run.videos), -1)
         # What one video alone decides is the same in every draw; that is no interval.
         has_interval = (~np.isnan(alone)).sum(0) > 1

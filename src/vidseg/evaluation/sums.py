@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -60,6 +61,11 @@ class Sums:
     def map(self, change: Callable[[Tensor], Tensor]) -> Sums:
         """Sums of what `change` makes of each tensor, such as the sum over the leading axis."""
         return Sums(**{name: change(values) for name, values in vars(self).items()})
+
+    def pooled(self) -> Sums:
+        """Sums of all videos together, added in their order: (V, ...) to (...)."""
+        # torch.sum adds in an order of its own, which the last digit of a share of VC shows.
+        return self.map(lambda values: functools.reduce(torch.add, values))
 
 
 def sums_of(counts: Mapping[str, np.ndarray], void_truth: VoidTruth = "ignored") -> Sums:
