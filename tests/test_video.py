@@ -532,3 +532,28 @@ def test_a_real_video(shared: Path) -> None:
         frame = next(reader)
     assert frame.index == 150
     assert np.array_equal(frame.image[::8, ::8], frames[150])
+
+
+ENCODE = """
+import os, sys
+import numpy as np
+from vidseg.video.writer import VideoWriter
+
+os.sched_setaffinity(0, [int(core) for core in sys.argv[2:]])
+rng = np.random.default_rng(0)
+picture = rng.integers(0, 256, (120, 240, 3), np.uint8).repeat(2, 0).repeat(2, 1)
+with VideoWriter(sys.argv[1], fps=25) as writer:
+    for k in range(40):
+        writer.write(np.roll(picture, (k, 3 * k), (0, 1)))
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="cores cannot be chosen here")
+def test_the_same_frames_give_the_same_bits_on_one_core_and_on_all(tmp_path: Path) -> None:
+    cores = [str(core) for core in sorted(os.sched_getaffinity(0))]
+    if len(cores) == 1:
+        pytest.skip("this machine has one core")
+    for name, chosen in (("one", cores[:1]), ("all", cores)):
+        words = [sys.executable, "-c", ENCODE, str(tmp_path / f"{name}.mp4"), *chosen]
+        subprocess.run(words, check=True)
+    assert (tmp_path / "one.mp4").read_bytes() == (tmp_path / "all.mp4").read_bytes()

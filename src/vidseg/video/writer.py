@@ -20,6 +20,15 @@ if TYPE_CHECKING:
 
 VIDEO_SUFFIXES = {".mp4": "mp4", ".m4v": "ipod", ".mov": "mov", ".mkv": "matroska"}
 """libav's container for each suffix."""
+X264 = {
+    "preset": "fast",
+    # Most of an encoder's memory: 20 frames instead of 40.
+    "rc-lookahead": "20",
+    # By its lookahead thread's pace, and by the number of cores, the same frames would give other
+    # bits. Costs no time (within 3 %); files are 4 to 20 % larger, at about the same quality.
+    "mbtree": "0",
+    "threads": "4",
+}
 TICKS_PER_FRAME = 16  # at 25 frames a second and above; below, as many a second as at 25
 KEYFRAME_S = 2.0  # the longest time without a keyframe, where pictures stand
 MAX_FPS = 1000
@@ -194,8 +203,7 @@ class VideoWriter:
         stream = self._container.add_stream("libx264", rate=self._fps)
         stream.width, stream.height = (side + side % 2 for side in (shape[1], shape[0]))
         stream.pix_fmt = "yuv420p"
-        # The lookahead is most of an encoder's memory: 20 frames instead of 40.
-        stream.options = {"crf": str(self._quality), "preset": "fast", "rc-lookahead": "20"}
+        stream.options = {"crf": str(self._quality), **X264}
         codec = stream.codec_context
         codec.gop_size = max(1, round(self._fps))
         codec.time_base = 1 / (self._fps * self._ticks_per_frame)
