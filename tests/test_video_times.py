@@ -188,7 +188,7 @@ def test_pictures_that_begin_late_are_no_damage(tmp_path: Path, name: str) -> No
     assert times == pytest.approx([k / 25 for k in range(30)], abs=2e-3)
 
 
-@pytest.mark.parametrize("name", ["a.mp4", "a.mov"])
+@pytest.mark.parametrize("name", ["a.mp4", "a.mov", "a.mkv"])
 def test_the_last_picture_stands_as_long_as_the_file_says(tmp_path: Path, name: str) -> None:
     path = tmp_path / name
     with VideoWriter(path, fps=30) as writer:
@@ -196,6 +196,7 @@ def test_the_last_picture_stands_as_long_as_the_file_says(tmp_path: Path, name: 
             writer.write(paint(k), k / 30, 8.0 if k == 11 else None)
     with read_video(path) as reader:
         frames = list(reader)
+    assert reader.damage is None
     assert [frame.duration_s for frame in frames] == pytest.approx([1 / 30] * 11 + [8.0], abs=0.01)
     with read_video(path, every=4) as reader:
         assert [frame.duration_s for frame in reader] == pytest.approx(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import bisect
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 
 import numpy as np
@@ -50,7 +50,6 @@ class Clock:
         places: place in display order of every packet; empty where timestamps do not tell it.
         zero_s: the first picture, on the file's clock.
         last_s: how long the last picture stands.
-        longest_s: the longest time from a picture to the next.
         stretches: one unless recordings were joined.
     """
 
@@ -60,7 +59,6 @@ class Clock:
     places: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
     zero_s: float = 0.0
     last_s: float = 0.0
-    longest_s: float = 0.0
     stretches: tuple[Stretch, ...] = ()
 
     def time_s(self, place: int) -> float:
@@ -75,6 +73,13 @@ class Clock:
             ticks = math.ceil((time_s - TIME_TOLERANCE_S) / float(self.time_base))
             return bisect.bisect_left(self.ticks, int(self.ticks[0]) + ticks)
         return max(0, math.ceil((time_s - TIME_TOLERANCE_S) * self.rate_hz))
+
+    def standing_until(self, end_s: float | None) -> Clock:
+        """The same, with a last picture that stands until a time on the file's clock, or longer."""
+        if end_s is None or len(self.stretches) != 1:
+            return self
+        last_s = end_s - self.stretches[0].end_s
+        return replace(self, last_s=last_s) if self.last_s < last_s <= MAX_STAND_S else self
 
 
 @dataclass(frozen=True, eq=False)
@@ -136,7 +141,6 @@ def make_clock(
         places,
         zero_s=float(ticks[0]) * base,
         last_s=last_s if 0 < last_s <= MAX_STAND_S else float(1 / rate),
-        longest_s=float(np.diff(ticks).max(initial=0)) * base,
         stretches=tuple(
             Stretch(
                 int(a),

@@ -8,7 +8,7 @@ from typing import BinaryIO
 
 MAX_BOXES = 100_000
 BOXES = (b"ftyp", b"moov", b"mdat", b"moof", b"free", b"skip", b"wide", b"styp", b"sidx", b"pnot")
-EBML, SEGMENT = b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67"
+EBML, SEGMENT, CLUSTER = b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67", b"\x1f\x43\xb6\x75"
 MXF_PARTITION = bytes.fromhex("060e2b34020501010d01020101")
 MXF_FOOTER_FIELD = 24  # bytes of a partition pack before the place of the footer, SMPTE 377
 
@@ -74,15 +74,43 @@ def _boxes_end(file: BinaryIO, size: int) -> int:
 
 
 def _matroska_end(file: BinaryIO) -> int:
+    length = _enter_segment(file)
+    return 0 if length is None else file.tell() + length
+
+
+def clusters_end(path: Path) -> int:
+    """Where the last packets of a Matroska file lie; 0 where it does not say.
+
+    A reader that loses its way in damage ends before, without an error.
+    """
+    end = 0
+    with path.open("rb") as file:
+        file.seek(0)
+        if file.read(len(EBML)) != EBML or _enter_segment(file) is None:
+            return 0
+        for _ in range(MAX_BOXES):
+            element = _ebml_id(file)
+            length = _ebml_size(file)
+            if not element or length is None:
+                break
+            file.seek(length, 1)
+            end = file.tell() if element == CLUSTER else end
+    return end
+
+
+def _enter_segment(file: BinaryIO) -> int | None:
+    """Go to the first element of a Matroska file; the length of all, None where it is unknown."""
     file.seek(len(EBML))
     header = _ebml_size(file)
     if header is None:
-        return 0
+        return None
     file.seek(header, 1)
-    if file.read(len(SEGMENT)) != SEGMENT:
-        return 0
-    length = _ebml_size(file)
-    return 0 if length is None else file.tell() + length
+    return _ebml_size(file) if file.read(len(SEGMENT)) == SEGMENT else None
+
+
+def _ebml_id(file: BinaryIO) -> bytes:
+    first = file.read(1)
+    return first + file.read(8 - first[0].bit_length()) if first and first[0] >= 16 else b""
 
 
 def _ebml_size(file: BinaryIO) -> int | None:

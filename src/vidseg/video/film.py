@@ -68,6 +68,7 @@ class Film:
             index = scan(container, stream, end_s)
             aspect = Fraction(stream.sample_aspect_ratio or 1)
             sound = SoundSource.of(path, container)
+            self._pictures = Pictures(stream)
         if index.num_packets == 0:
             fault = index.damage or "its video stream is empty"
             raise ValueError(f"{path} holds no frames: {fault}")
@@ -77,7 +78,6 @@ class Film:
             raise ValueError(f"no frame of {path} can be decoded: {damage}") from damage
         self._index, self._clock, self._begin = index, index.clock, self._decoder.begin
         self._begin_s = self._clock.time_s(self._begin)
-        self._pictures = Pictures()
         self.notes = self._pictures.notes
         self.num_frames = index.num_packets - self._begin
         self.rate_hz = self._clock.rate_hz

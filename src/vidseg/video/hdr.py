@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
-
-if TYPE_CHECKING:
-    from av import VideoFrame
 
 PQ, HLG, BT2020 = 16, 18, 9  # ITU-T H.273: two transfers, one set of primaries
 SOURCE_NITS, TARGET_NITS = 1000.0, 100.0  # a usual mastering peak; that of BT.1886
@@ -32,12 +27,11 @@ class ToStandard:
     Dark and middle tones (below 27 cd/m2) do not change. Colours outside BT.709 are clipped.
 
     Args:
-        frame: the first of its kind; its colour tags count.
+        transfer: of the pictures' codes, by the numbers of ITU-T H.273.
+        primaries: of their colours.
     """
 
-    def __init__(self, frame: VideoFrame) -> None:
-        self._tags = _tags(frame)
-        transfer, primaries = self._tags
+    def __init__(self, transfer: int, primaries: int) -> None:
         name = {PQ: "PQ", HLG: "HLG"}.get(transfer)
         self.note = (
             f"HDR pictures ({name}) are mapped to standard range by the curve of ITU-R BT.2390"
@@ -52,18 +46,14 @@ class ToStandard:
         peaks[0] = 1e-6
         self._gains = (tone_map(peaks) / peaks).astype(np.float32)
 
-    @staticmethod
-    def applies(frame: VideoFrame) -> bool:
-        """Whether a frame has a high range or wide colours."""
-        transfer, primaries = _tags(frame)
-        return transfer in (PQ, HLG) or primaries == BT2020
-
-    def fits(self, frame: VideoFrame) -> bool:
-        """Whether a frame is of the kind that this one was made for."""
-        return _tags(frame) == self._tags
+    @classmethod
+    def of(cls, transfer: int, primaries: int) -> ToStandard | None:
+        """What such pictures need; None if they have a standard range and standard colours."""
+        needs = transfer in (PQ, HLG) or primaries == BT2020
+        return cls(transfer, primaries) if needs else None
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
-        """(H, W, 3) uint16 RGB, coded as the frame says -> uint8 RGB of BT.709."""
+        """(H, W, 3) uint16 RGB, coded as said -> uint8 RGB of BT.709."""
         light = self._light[image]
         if self._is_hlg:  # BT.2100: the screen's own gamma acts on luminance
             luminance = np.maximum(light @ LUMA_2020, 1e-6)[..., None]
@@ -78,10 +68,6 @@ class ToStandard:
             light = light @ BT2020_TO_BT709.T
         code = np.clip(light, 0, 1) ** np.float32(1 / GAMMA)
         return (code * 255 + np.float32(0.5)).astype(np.uint8)
-
-
-def _tags(frame: VideoFrame) -> tuple[int, int]:
-    return int(frame.color_trc), int(frame.color_primaries)
 
 
 def pq_nits(code: np.ndarray) -> np.ndarray:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from vidseg.video.clock import NO_TIME, Clock, Stamps, make_clock
-from vidseg.video.ends import missing_bytes
+from vidseg.video.ends import clusters_end, missing_bytes
 
 if TYPE_CHECKING:
     from av.container import InputContainer
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from av.video.stream import VideoStream
 
 SCAN_MARGIN_S = 10.0
-END_SLACK_S = 1.0
+END_SLACK_BYTES = 256  # behind the last packet of a Matroska file, within its clusters
 JOIN_PACKETS = 3  # from the packet that the demuxer marks to the keyframe behind a join
 CLOCK_MAY_JUMP = 0x0200  # AVFMT_TS_DISCONT
 MAX_READ_ERRORS = 20  # without a packet between them
@@ -70,8 +70,8 @@ class PacketIndex:
     is_whole: bool = True
 
 
-def read_packets(container: InputContainer, stream: VideoStream) -> Iterator[Packet]:
-    """The packets of a stream, and of what follows places that cannot be read.
+def read_packets(container: InputContainer, stream: VideoStream | None) -> Iterator[Packet]:
+    """The packets of a stream (None: of all), and of what follows places that cannot be read.
 
     Raises:
         DamagedError: after the last packet, where the file cannot be read on to its end.
@@ -81,7 +81,7 @@ def read_packets(container: InputContainer, stream: VideoStream) -> Iterator[Pac
     num_errors = 0
     while True:
         try:
-            for packet in container.demux(stream):
+            for packet in container.demux(*([] if stream is None else [stream])):
                 num_errors = 0
                 yield packet
         except FFmpegError as error:
@@ -113,8 +113,13 @@ def scan(container: InputContainer, stream: VideoStream, end_s: float | None) ->
     columns = array("q"), array("q"), array("q")
     num_others, is_corrupt, first = 0, False, None
     corrupt: list[int] = []
+    is_matroska, last_byte = "matroska" in container.format.name, 0
     try:
-        for packet in read_packets(container, stream):
+        for packet in read_packets(container, None if is_matroska else stream):
+            if is_matroska and packet.pos is not None:
+                last_byte = max(last_byte, packet.pos + packet.size)
+            if packet.stream.index != stream.index:
+                continue
             if not holds_picture(packet):
                 num_others += packet.dts is not None
                 continue
@@ -147,7 +152,9 @@ def scan(container: InputContainer, stream: VideoStream, end_s: float | None) ->
         may_jump=bool(container.format.flags & CLOCK_MAY_JUMP),
     )
     if index.is_whole and index.damage is None:
-        index.damage = _missing_end(container, stream, index, num_others)
+        index.damage = _missing_end(container, stream, index, num_others, last_byte)
+        if index.damage is None:
+            index.clock = index.clock.standing_until(_told_end_s(container, stream))
     return index
 
 
@@ -178,7 +185,11 @@ def number_of(index: PacketIndex, packet: Packet) -> int | None:
 
 
 def _missing_end(
-    container: InputContainer, stream: VideoStream, index: PacketIndex, num_others: int
+    container: InputContainer,
+    stream: VideoStream,
+    index: PacketIndex,
+    num_others: int,
+    last_byte: int,
 ) -> str | None:
     """Compare what the file's head promises with what the file holds."""
     missing = missing_bytes(Path(container.name)) if Path(container.name).is_file() else 0
@@ -186,11 +197,9 @@ def _missing_end(
         return f"the file is cut short: {missing} bytes that its head announces are missing"
     if index.has_cut_packet:
         return "the file is cut short: its last packet is only a part"
-    promised_s = _promised_s(container, stream)
-    if promised_s is not None and index.clock.stretches:
-        last_s = index.clock.stretches[-1].end_s + index.clock.last_s
-        if promised_s - last_s > max(END_SLACK_S, 2 * index.clock.longest_s):
-            return f"it ends at {last_s:.1f} of the {promised_s:.1f} s that its head announces"
+    unread = clusters_end(Path(container.name)) - last_byte if last_byte else 0
+    if unread > END_SLACK_BYTES:
+        return f"{unread} bytes behind it cannot be read"
     # Only these have a table of every picture; AVI counts empty places, others estimate.
     num_packets = index.num_packets + num_others
     if "mp4" in container.format.name and stream.frames > num_packets:
@@ -198,11 +207,10 @@ def _missing_end(
     return None
 
 
-def _promised_s(container: InputContainer, stream: VideoStream) -> float | None:
-    """Where the pictures of a Matroska file end, on the file's clock, if it says so.
-
-    A reader that loses its way in damage ends there without an error.
-    """
+def _told_end_s(container: InputContainer, stream: VideoStream) -> float | None:
+    """Where the last picture of a whole file ends, on the file's clock, if its head says so."""
+    if "mp4" in container.format.name and stream.duration:
+        return float((stream.duration + (stream.start_time or 0)) * (stream.time_base or 0))
     if "matroska" not in container.format.name:
         return None
     written = re.fullmatch(r"(\d+):(\d+):(\d+(?:\.\d+)?)", stream.metadata.get("DURATION", ""))

@@ -12,6 +12,7 @@ from vidseg.video.hdr import ToStandard
 
 if TYPE_CHECKING:
     from av import VideoFrame
+    from av.video.stream import VideoStream
 
 
 class Pictures:
@@ -20,17 +21,21 @@ class Pictures:
     The display matrix of the file turns and mirrors them; high dynamic range and wide colours
     become standard ones; a frame of another size than the first is scaled to the first's.
 
+    Args:
+        stream: where they come from; its colour tags count.
+
     Attributes:
         notes: what was done to the pictures, each said once.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, stream: VideoStream) -> None:
         from av.video.reformatter import VideoReformatter
 
+        codec = stream.codec_context
         self.notes: list[str] = []
+        self._to_standard = ToStandard.of(int(codec.color_trc), int(codec.color_primaries))
         self._reformatter = VideoReformatter()
         self._size: tuple[int, int] | None = None
-        self._to_standard: ToStandard | None = None
 
     def __call__(self, frame: VideoFrame) -> np.ndarray:
         """(H, W, 3) uint8 RGB, upright."""
@@ -42,13 +47,10 @@ class Pictures:
                 f"frames of {width_x_height(size)} are scaled to {width_x_height(self._size)}, the "
                 "size of the first"
             )
-        is_standard = not ToStandard.applies(frame)
-        if is_standard:
+        if self._to_standard is None:
             image = self._rgb(frame, "rgb24")
         else:
-            if self._to_standard is None or not self._to_standard.fits(frame):
-                self._to_standard = ToStandard(frame)
-                self._note(self._to_standard.note)
+            self._note(self._to_standard.note)
             image = self._to_standard(self._rgb(frame, "rgb48le"))
         return upright(image, display_matrix(frame))
 

@@ -330,7 +330,7 @@ def check_image(image: Any, index: int) -> np.ndarray:
 def _read_live(address: str, options: dict[str, Any], cut: Cut, name: str) -> FrameReader:
     container, stream = open_video(address, name, **options)
     head, rate = _measure(container, stream)
-    pictures = Pictures()
+    pictures = Pictures(stream)
     packets = chain(head, container.demux(stream))
     frames = _decode_live(container, packets, cut, rate, pictures)
     reader = FrameReader(name, frames, fps=rate / cut.every, num_frames=None)
