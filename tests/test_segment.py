@@ -464,6 +464,41 @@ def test_a_damaged_file_is_kept_up_to_the_damage_with_exit_code_1(run, tmp_path:
     assert f"short_a_vidseg.mp4: {count} frames" in out
 
 
+def test_damage_in_the_middle_ends_a_run_only_with_strict(run, tmp_path: Path) -> None:
+    source = make_video(tmp_path / "a.avi", 30, codec="mjpeg", pix_fmt="yuvj420p")
+    content = bytearray(source.read_bytes())
+    middle = len(content) // 2
+    content[middle : middle + 400] = np.random.default_rng(0).bytes(400)
+    source.write_bytes(content)
+    code, _, err = run(source, "--out", "all.npz")
+    assert code == 1
+    assert "1 frame cannot be decoded" in err
+    with np.load("all.npz") as archive:
+        numbers = archive["indices"].tolist()
+    lost = set(range(30)) - set(numbers)
+    assert len(lost) == 1
+    code, _, err = run(source, "--out", "strict.npz", "--strict")
+    assert code == 1
+    with np.load("strict.npz") as archive:
+        assert archive["indices"].tolist() == list(range(min(lost)))
+
+
+def test_what_is_no_damage_is_a_note(run, tmp_path: Path) -> None:
+    parts = [
+        make_video(tmp_path / f"{k}.ts", 4, size=size)
+        for k, size in enumerate([(64, 144), (32, 72)])
+    ]
+    joined = tmp_path / "10:20:30.ts"
+    joined.write_bytes(b"".join(part.read_bytes() for part in parts))
+    code, out, err = run(joined, "--out", "10:20.mp4")
+    assert code == 0
+    assert "10:20.mp4: 8 frames" in out
+    assert "note: frames of 72x32 are scaled to 144x64, the size of the first" in err
+    code, _, err = run(joined, "--out", "b.mp4", "--all-tracks")
+    assert code == 1
+    assert "--all-tracks wants an overlay that is an .mkv" in err
+
+
 @pytest.mark.parametrize("kind", ["overlay", "npz", "jsonl"])
 def test_a_full_disk_leaves_nothing(run, street: Path, kind: str, monkeypatch) -> None:
     adds = {

@@ -51,7 +51,8 @@ def test_frames_go_on_behind_damage(tmp_path: Path, name: str, share: float) -> 
     assert any("cannot be decoded" in text or "damaged on the way" in text for text in told)
     with read_video(path, strict=True) as reader:
         stopped = [number_of(frame.image) for frame in reader]
-    assert stopped == list(range(len(stopped)))
+    # The bytes of two packets may be spoilt, and only the second be marked.
+    assert stopped[:-2] == list(range(len(stopped) - 2))
     assert 20 <= len(stopped) <= len(frames)
 
 

@@ -355,9 +355,11 @@ def _decode(path: Path, first: int, done: Prepared) -> Iterator[tuple[int, Video
     import av
     from av.error import FFmpegError
 
+    from vidseg.video.sources import local_address
+
     number = first - 1
     try:
-        with av.open(str(path)) as container:
+        with av.open(local_address(path)) as container:
             if not container.streams.video:
                 raise ValueError(f"{path} has no video stream")
             stream = container.streams.video[0]

@@ -137,7 +137,7 @@ class Decoder:
         places, last = self._index.clock.places, -1
         held: deque[VideoFrame] = deque()
         waiting: list[int] = []
-        for number, frame in itertools.chain(frames, [(None, None)]):
+        for number, frame, damage in _to_the_end(frames):
             if frame is not None:
                 place = last + 1 if number is None or number >= len(places) else places[number]
                 heapq.heappush(waiting, int(place))
@@ -147,6 +147,8 @@ class Decoder:
                 if last >= len(places):  # more frames than packets
                     return
                 yield last, held.popleft()
+            if damage is not None:
+                raise damage
 
     def _decode(
         self, packets: Iterable[Packet], stream: VideoStream, number: int
@@ -191,6 +193,19 @@ class _Peeked:
 
     def close(self) -> None:
         self._rest.close()
+
+
+def _to_the_end(
+    frames: Iterator[tuple[Any, VideoFrame]],
+) -> Iterator[tuple[Any, VideoFrame | None, DamagedError | None]]:
+    """Frames with the numbers of their packets; at the end none, and what ended them."""
+    try:
+        for number, frame in frames:
+            yield number, frame, None
+    except DamagedError as damage:
+        yield None, None, damage
+    else:
+        yield None, None, None
 
 
 def decode(
