@@ -141,6 +141,23 @@ def law_batch(model: VideoSegmenter, frames: Tensor) -> None:
             same(leaf[:-1], clean[:-1], "batch: a stream's NaN reached another's memory")
 
 
+def law_recovery(model: VideoSegmenter, frames: Tensor) -> None:
+    """After a frame that is not finite a stream is finite again once its horizon has passed.
+
+    Without a horizon it is so from the next frame on, and the frame has not entered the memory.
+    """
+    reach = 0 if math.isinf(model.horizon) else int(model.horizon)
+    with torch.no_grad():
+        for bad, value in ((0, math.nan), (1, math.inf)):
+            spoiled = frames[:, : bad + reach + 2].clone()
+            spoiled[-1, bad] = value
+            logits, memory = run(model, spoiled, (1, spoiled.shape[1] - 1))
+            if not logits[:, bad + reach + 1 :].isfinite().all():
+                raise LawBroken(f"recovery: frame {bad} was {value}, and the stream stays so")
+            if not all(leaf.isfinite().all() for leaf in pytree.tree_leaves(memory)):
+                raise LawBroken(f"recovery: frame {bad} was {value}, and the memory stays so")
+
+
 def law_gradient(model: VideoSegmenter, frames: Tensor) -> None:
     """Parameter gradients of any split equal the clip's."""
     whole = gradients(model, lambda: model(frames)[0].logits)
@@ -200,6 +217,7 @@ LAWS: tuple[Callable[[VideoSegmenter, Tensor], None], ...] = (
     law_causal,
     law_horizon,
     law_batch,
+    law_recovery,
     law_gradient,
     law_window,
     law_phase,

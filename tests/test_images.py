@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +11,7 @@ import pytest
 from PIL import Image
 
 from vidseg.data import open_dataset
-from vidseg.video.images import in_order, picture_files, read_image, read_values
+from vidseg.video.images import in_order, picture_files, read_image, read_stored, read_values
 
 SHADES = np.random.default_rng(0).integers(0, 256, (3, 4, 3))
 PICTURE = np.kron(SHADES, np.ones((16, 16, 1))).astype(np.uint8)  # (48, 64, 3)
@@ -184,3 +186,30 @@ def test_a_data_set_that_went_over_a_mac(tmp_path: Path) -> None:
     assert [[path.name for path in video.frames] for video in data.videos] == [
         ["00000.jpg", "00001.jpg"]
     ]
+
+
+def png_of(width: int, height: int, depth: int = 8, colour: int = 3) -> bytes:
+    """A palette picture of one colour, of any size, in a few kilobytes."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        checked = kind + content
+        return struct.pack(">I", len(content)) + checked + struct.pack(">I", zlib.crc32(checked))
+
+    head = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
+    rows = zlib.compressobj(9)
+    row = bytes(1 + (width * depth + 7) // 8)
+    pixels = b"".join(rows.compress(row) for _ in range(min(height, 10_000))) + rows.flush()
+    parts = [(b"IHDR", head), (b"PLTE", bytes(3)), (b"IDAT", pixels), (b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*part) for part in parts)
+
+
+@pytest.mark.parametrize("side", [9500, 14000, 60000])
+def test_a_picture_larger_than_any_frame_is_refused_by_its_head(tmp_path: Path, side: int) -> None:
+    path = tmp_path / "0.png"
+    path.write_bytes(png_of(side, side, depth=1))
+    assert path.stat().st_size < 200_000
+    for read in (read_image, read_stored):
+        with pytest.raises(ValueError, match=r"0\.png cannot be read as an image: .*pixels"):
+            read(path)
+    path.write_bytes(png_of(300, 200, depth=1))
+    assert read_image(path).shape == (200, 300, 3)

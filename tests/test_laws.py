@@ -146,8 +146,23 @@ class CountsFrames(TakesTurns):
         return super().encode(frames, (phase + self.count) % self.period)
 
 
+class RemembersForever(Honest):
+    """A running mean, by which one bad frame would never be forgotten."""
+
+    horizon = float("inf")
+
+    def remember(self, memory, feature, fused):
+        return LastFrame(0.5 * memory.feature + 0.5 * feature, frames_seen=1)
+
+
+class TrustsEveryFrame(RemembersForever):
+    def _is_guarded(self):
+        return False
+
+
 def test_an_honest_segmenter_keeps_the_laws():
     check_laws(Honest())
+    check_laws(RemembersForever())
 
 
 @pytest.mark.parametrize(
@@ -162,6 +177,7 @@ def test_an_honest_segmenter_keeps_the_laws():
         (ClaimsMore, "horizon"),
         (WrongWindow, "window"),
         (GrowsMemory, "value"),
+        (TrustsEveryFrame, "recovery"),
         (StartsOver, "chunk"),
         (OneForAll, "phase"),
         (SeesItsOwnPhase, "chunk|causal|batch"),

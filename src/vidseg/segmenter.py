@@ -10,6 +10,7 @@ in one place, `VideoSegmenter.forward`, so that clip and stream cannot differ.
 Shapes: B streams, T frames, T' frames read out, C classes, H W full size, h w output stride.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal, Self
@@ -22,7 +23,7 @@ from vidseg.card import Card
 from vidseg.layers.resize import largest_class, resize
 from vidseg.losses.criterion import CROSS_ENTROPY, Criterion
 from vidseg.training_needs import TrainingNeeds
-from vidseg.values import Memory, register_value
+from vidseg.values import Memory, keep_finite, register_value
 
 Feature = Any
 """A pytree of (N, ...) tensors: what `encode` makes of N frames."""
@@ -252,12 +253,15 @@ class VideoSegmenter(nn.Module):
             feature = pytree.tree_map(lambda x, t=t: x[:, t], features)
             if memory is None:
                 memory = self.initial_memory(feature, context)
+                if self._is_guarded():
+                    memory = keep_finite(memory, pytree.tree_map(torch.zeros_like, memory))
                 memory = memory if is_plain else replace(memory, phase=phases[0])
             elif t == 0 and not torch.compiler.is_compiling():
                 self.check_memory(memory, feature)
             is_read = readout == "all" or t == length - 1
             fused = self.fuse(feature, memory) if is_read or self.recurrent else None
-            memory = self.remember(memory, feature, fused if self.recurrent else None)
+            following = self.remember(memory, feature, fused if self.recurrent else None)
+            memory = keep_finite(following, memory) if self._is_guarded() else following
             memory = memory if is_plain else replace(memory, phase=phases[t + 1])
             if is_read:
                 fused_frames.append(fused)
@@ -354,6 +358,13 @@ class VideoSegmenter(nn.Module):
                     "with the first chunk, or start anew with memory=None"
                 )
         return tuple((first + t) % period for t in range(length + 1))
+
+    def _is_guarded(self) -> bool:
+        """Whether a frame that is not finite would spoil the memory for ever: there is no end.
+
+        Looked after outside of compiled and exported graphs alone.
+        """
+        return math.isinf(self.horizon) and not torch.compiler.is_compiling()
 
     @property
     def window_length(self) -> int:

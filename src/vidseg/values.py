@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
@@ -87,6 +88,32 @@ class Memory:
 
 
 register_value(Memory, static=STATIC)
+
+
+def keep_finite(memory: Any, before: Any) -> Any:
+    """The next memory of streams, without what is not finite in it.
+
+    Args:
+        memory: what a frame would leave behind.
+        before: the memory that the frame met, of the same leaves.
+
+    Returns:
+        `memory`, with the leaf of `before` (zeros, where it had another size) for every stream
+        whose new leaf has NaN or infinity; leaves that both share are not looked at.
+    """
+    leaves, structure = pytree.tree_flatten(memory)
+    past = pytree.tree_leaves(before)
+    kept = [
+        leaf if any(leaf is old for old in past) else _where_finite(leaf, own)
+        for leaf, own in zip(leaves, past, strict=True)
+    ]
+    return pytree.tree_unflatten(kept, structure)
+
+
+def _where_finite(leaf: Tensor, before: Tensor) -> Tensor:
+    is_finite = leaf.isfinite().flatten(1).all(1)
+    before = before.to(leaf) if before.shape == leaf.shape else torch.zeros_like(leaf)
+    return leaf.where(is_finite.reshape(-1, *[1] * (leaf.dim() - 1)), before)
 
 
 def _own_storage(leaf: Any) -> Any:

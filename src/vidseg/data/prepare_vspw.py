@@ -27,6 +27,7 @@ from vidseg.data.transforms import opencv
 from vidseg.inside import inside
 from vidseg.progress import Display, silent
 from vidseg.sizes import Size, width_x_height
+from vidseg.video.images import open_picture
 
 SHORT_SIDE = 480
 
@@ -174,13 +175,11 @@ def _prepare_video(
 
 def _first_size(frames: list[Path]) -> Size | None:
     """Height and width of the first frame whose head can be read."""
-    from PIL import Image
-
     for path in frames:
         try:
-            with Image.open(path) as image:
+            with open_picture(path, str(path)) as image:
                 return image.height, image.width
-        except OSError:  # _prepare_frame tells which, and why
+        except (OSError, ValueError):  # _prepare_frame tells which, and why
             continue
     return None
 

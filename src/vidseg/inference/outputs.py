@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-from PIL import Image
 
 from vidseg.atomic import Part, together
 from vidseg.inference.frame_result import FrameResult
 from vidseg.inference.stream import SegmentedVideo
 from vidseg.interrupts import hold_interrupts
+from vidseg.video.images import open_picture
 from vidseg.video.render import PICTURE_SUFFIXES, label_picture, save_picture
 from vidseg.video.writer import VideoWriter
 
@@ -301,7 +301,7 @@ def is_label_map(path: Path) -> bool:
     """Whether a file has the name and the kind of those that `LabelPictures` writes."""
     if not re.fullmatch(r"\d{6,}", path.stem):
         return False
-    with suppress(OSError), Image.open(path) as picture:
+    with suppress(OSError, ValueError), open_picture(path, str(path)) as picture:
         return picture.mode == "P"
     return False
 

@@ -226,7 +226,13 @@ class CFFMPlus(FeatureMiningSegmenter):
             return memory
         points = feature.eighth.detach().flatten(1, 2)
         (weights,) = memory.weights
-        streams = zip(memory.context.centers, weights, points, strict=True)
+        centers = memory.context.centers
+        # All zero where nothing finite has come yet: this frame then is the first.
+        is_unborn = ~centers.flatten(1).any(1)[:, None, None]
+        first = torch.stack([spread_points(of_one, self.num_prototypes) for of_one in points])
+        streams = zip(
+            first.to(centers.dtype).where(is_unborn, centers), weights, points, strict=True
+        )
         moved = [move_centers(*stream, keep=KEEP) for stream in streams]
         centers, weights = (torch.stack(parts) for parts in zip(*moved, strict=True))
         return replace(memory, context=Prototypes(centers), weights=(weights,))

@@ -6,12 +6,15 @@ import os
 import re
 import struct
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 import numpy as np
+
+from vidseg.shortage import MAX_PIXELS
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -147,40 +150,66 @@ def read_values(path: Path) -> np.ndarray:
 
 
 _COUNT = "vidseg: pictures in the file"
-# What Pillow raises for damaged files; the last four of TIFF's tags.
-_PILLOWS_WORDS = (
-    *(OSError, SyntaxError, ValueError, EOFError, struct.error, IndexError),
-    *(KeyError, TypeError, OverflowError, ZeroDivisionError),
-)
+
+
+def check_pixels(width: int, height: int) -> None:
+    """Raise ValueError for a picture that is larger than any frame, before memory is taken."""
+    if width * height > MAX_PIXELS:
+        raise ValueError(
+            f"it declares {width}x{height} pixels, wanted at most {MAX_PIXELS} (8192x8192)"
+        )
+
+
+@contextmanager
+def open_picture(file: Path | IO[bytes], name: str) -> Iterator[Image]:
+    """Open a picture by its head; what fails then, or while it is decoded, names it.
+
+    Args:
+        file: a path or a file.
+        name: of it, for messages.
+
+    Yields:
+        Pillow's image, whose pixels are read when they are asked for.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is no picture, damaged, or declares more than `MAX_PIXELS`; a file of a few
+            kilobytes can claim gigabytes.
+    """
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        # Pillow warns of odd tags and still reads the pixels; and of sizes that are refused here.
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            with Image.open(file) as image:
+                check_pixels(image.width, image.height)
+                yield image
+    except FileNotFoundError:
+        raise FileNotFoundError(f"no such file: {name}") from None
+    except UnidentifiedImageError:
+        raise ValueError(f"{name} cannot be read as an image; it is none, or is damaged") from None
+    except (OSError, MemoryError) as error:
+        if isinstance(error, MemoryError) or error.errno is not None:
+            raise  # of the machine or the file system: a folder, no permission
+        raise ValueError(f"{name} cannot be read as an image: {error}") from error
+    except Exception as error:  # Pillow's readers raise whatever their parsing meets
+        raise ValueError(f"{name} cannot be read as an image: {error}") from error
 
 
 def _open_upright(path: Path, *, is_counted: bool = False) -> Image:
     """Decode a file whole and turn it; `format` is that of the file, `info` has the count."""
-    from PIL import Image, ImageOps, UnidentifiedImageError
+    from PIL import ImageOps
 
-    try:
-        # Pillow warns of odd tags and still reads the pixels.
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(path) as image:
-                form, count = image.format, 1
-                if is_counted and form in ("GIF", "TIFF"):
-                    count = getattr(image, "n_frames", 1)
-                image.load()
-                try:
-                    turned = ImageOps.exif_transpose(image)
-                except (SyntaxError, struct.error, ValueError, KeyError, TypeError):
-                    turned = image.copy()  # damaged EXIF: nothing says how to turn it
-                turned.format, turned.info[_COUNT] = form, count
-                return turned
-    except FileNotFoundError:
-        raise FileNotFoundError(f"no such file: {path}") from None
-    except UnidentifiedImageError:
-        raise ValueError(f"{path} cannot be read as an image; it is none, or is damaged") from None
-    except _PILLOWS_WORDS as error:
-        if isinstance(error, OSError) and error.errno is not None:
-            raise  # of the file system: a folder, no permission
-        raise ValueError(f"{path} cannot be read as an image: {error}") from error
-    except Image.DecompressionBombError as error:
-        raise ValueError(f"{path} declares more pixels than are read: {error}") from error
+    with open_picture(path, str(path)) as image:
+        form, count = image.format, 1
+        if is_counted and form in ("GIF", "TIFF"):
+            count = getattr(image, "n_frames", 1)
+        image.load()
+        try:
+            turned = ImageOps.exif_transpose(image)
+        except (SyntaxError, struct.error, ValueError, KeyError, TypeError):
+            turned = image.copy()  # damaged EXIF: nothing says how to turn it
+        turned.format, turned.info[_COUNT] = form, count
+        return turned

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vidseg.video.images import IMAGE_SUFFIXES, in_order, picture_files
+from vidseg.video.images import IMAGE_SUFFIXES, check_pixels, in_order, picture_files
 
 if TYPE_CHECKING:
     from av.container import InputContainer
@@ -62,6 +62,11 @@ def open_video(address: str, name: str, **options: Any) -> tuple[InputContainer,
     if stream.codec_context is None:
         container.close()
         raise ValueError(f"no decoder for the video in {name}")
+    try:
+        check_pixels(stream.width or 0, stream.height or 0)
+    except ValueError as error:
+        container.close()
+        raise ValueError(f"cannot open {name} as a video: {error}") from None
     stream.thread_type = "AUTO"
     return container, stream
 

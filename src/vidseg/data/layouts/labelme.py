@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import io
 import re
 from collections.abc import Iterator
@@ -29,7 +28,7 @@ from vidseg.data.layouts.found import (
 from vidseg.data.layouts.mask_classes import CLASS_FILES, coloured, read_names
 from vidseg.data.layouts.matching import sources
 from vidseg.data.layouts.shapes import Area, drawer, ellipse, read_points, rectangle
-from vidseg.video.images import picture_files
+from vidseg.video.images import open_picture, picture_files
 
 _DEPTH = 3
 _NO_AREA = ("line", "linestrip", "point", "points")
@@ -189,10 +188,9 @@ def _read_shapes(path: Path, content: dict[str, Any], index: dict[str, int]) -> 
 
 
 def _mask(where: str, text: str) -> np.ndarray:
-    from PIL import Image
-
     try:
-        with Image.open(io.BytesIO(base64.b64decode(text, validate=True))) as picture:
+        file = io.BytesIO(base64.b64decode(text, validate=True))
+        with open_picture(file, "the mask") as picture:
             return np.array(picture.convert("L")) > 0
-    except (binascii.Error, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as e:
-        raise ValueError(f"{where}: 'mask' must be a PNG as base64: {e}") from None
+    except ValueError as error:
+        raise ValueError(f"{where}: 'mask' must be a PNG as base64: {error}") from None
