@@ -12,7 +12,8 @@ from laws import check_laws
 from vidseg import Card
 from vidseg.adapters.per_frame import PerFrame
 from vidseg.adapters.sliding import SlidingWindow
-from vidseg.adapters.steady import Steady, SteadyMemory
+from vidseg.adapters.steady import Steady
+from vidseg.adapters.steady_memory import SteadyMemory
 from vidseg.data.synthetic import render
 from vidseg.flow import DIS
 from vidseg.methods import METHODS

@@ -1,7 +1,10 @@
 """What is special to SegFormer: sizes, the folded decoder, checkpoints in three layouts."""
 
+import json
+
 import pytest
 import torch
+from command_line import run
 from settled import count, settle
 from torch import nn
 
@@ -225,3 +228,27 @@ def test_the_licence_is_shown_before_a_download(monkeypatch, caplog):
         load_imagenet(build_backbone("mit_tiny"), "mit_b3", "imagenet")
     assert "nvidia/mit-b3 are under the NVIDIA Source Code License" in caplog.text
     assert "non-commercial" in caplog.text
+
+
+def test_names_and_normalisation_beside_a_checkpoint(tmp_path):
+    content = {"state_dict": authors(settle(SegFormer.tiny(19)))}
+    torch.save(content, tmp_path / "field.pth")
+    assert vidseg.load_official("segformer", tmp_path / "field.pth").card.classes == ()
+    names = [f"plant {k}" for k in range(19)]
+    torch.save(content | {"meta": {"CLASSES": tuple(names)}}, tmp_path / "named.pth")
+    assert vidseg.load_official("segformer", tmp_path / "named.pth").card.classes == tuple(names)
+    (tmp_path / "config.json").write_text(
+        json.dumps({"id2label": {str(k): f"k{k}" for k in range(19)}})
+    )
+    (tmp_path / "preprocessor_config.json").write_text(
+        json.dumps({"image_mean": [0.5] * 3, "image_std": [0.25] * 3})
+    )
+    card = vidseg.load_official("segformer", tmp_path / "field.pth").card
+    assert card.classes == tuple(f"k{k}" for k in range(19))
+    assert card.mean == pytest.approx((127.5,) * 3)
+    assert card.std == pytest.approx((63.75,) * 3)
+    assert (
+        run("convert", "segformer", tmp_path / "field.pth", "--out", tmp_path / "m.safetensors")
+        == 0
+    )
+    assert vidseg.load(tmp_path / "m.safetensors").card.classes == card.classes

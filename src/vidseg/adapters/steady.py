@@ -17,13 +17,13 @@ Shapes: B streams, C classes, h w the grid.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from vidseg.adapters.steady_memory import SteadyMemory
 from vidseg.flow.dis import DIS
 from vidseg.flow.estimator import FlowEstimator
 from vidseg.flow.warp import forward_backward_consistent, warp
@@ -31,7 +31,6 @@ from vidseg.layers.local_attention import local_attention
 from vidseg.layers.resize import resize
 from vidseg.segmenter import VideoSegmenter
 from vidseg.sizes import Size
-from vidseg.values import Memory
 
 Carry = Literal["refine", "flow", "affinity"]
 
@@ -53,41 +52,6 @@ SMALLEST_SCORE = 1e-4
 THUMBNAIL_PX, SAME_SCENE = 16, 0.9
 # How fast the usual confidence follows the present one: after some spoilt frames it is the usual.
 CONFIDENCE_RATE = 0.3
-
-
-@dataclass(frozen=True)
-class SteadyMemory(Memory):
-    """The past of a steady stream.
-
-    Attributes:
-        inner: the memory of the model itself.
-        picture: (B, 3, h, w) uint8 RGB, the last frame that was not spoilt.
-        scores: (B, C, h, w), of the classes there; they add up to 1.
-        evidence: (B, 1, h, w), how many frames stand behind the scores.
-        labels: (B, 2, h, w) int16, there: the model's own, and the steady ones.
-        confidence: (B, 1), the usual mean over the frame of the largest score.
-        tally: (B, 3) int64 pixels of the grid since the stream began: compared with the frame
-            before along the motion; of these, the model's own label changed; the steady one did.
-    """
-
-    inner: Memory
-    picture: Tensor
-    scores: Tensor
-    evidence: Tensor
-    labels: Tensor
-    confidence: Tensor
-    tally: Tensor
-
-    @property
-    def context(self) -> Any:
-        """The wrapped model's context of the whole video."""
-        return getattr(self.inner, "context", None)
-
-    @property
-    def turn(self) -> Memory:
-        """The model's own memory, at the phase of this one."""
-        inner = self.inner
-        return inner if inner.phase == self.phase else replace(inner, phase=self.phase)
 
 
 class _Feature(NamedTuple):

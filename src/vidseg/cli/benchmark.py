@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from vidseg.cli.devices import Precision
+from vidseg.cli.devices import Precision, Steady
 from vidseg.sizes import height_x_width
 
 if TYPE_CHECKING:
@@ -60,6 +60,7 @@ def benchmark(
             "--twin", help='Per-frame model beside it; "none". Its host, or FCN on its backbone.'
         ),
     ] = None,
+    steady: Steady = False,
     json: Annotated[bool, typer.Option("--json", help="Write the figures as JSON.")] = False,
 ) -> None:
     """Measure time, memory and multiply-accumulates of a model.
@@ -75,6 +76,7 @@ def benchmark(
     labels_px = None if labels is None else parse_size(labels)
     import torch
 
+    from vidseg.adapters.steady import Steady as SteadyModel
     from vidseg.benchmark import benchmark as measure
     from vidseg.cli.console import progress, write_json
     from vidseg.cli.devices import find_device
@@ -83,7 +85,14 @@ def benchmark(
     if threads is not None:
         torch.set_num_threads(threads)
     network = _make(model, classes, parse_options(option or ()))
-    twin_name, twin_network = _make_twin(twin, network)
+    if steady:
+        # Beside itself: the difference is what steadiness costs.
+        twin_name, twin_network = (
+            (f"{model} alone", network) if twin is None else _make_twin(twin, network)
+        )
+        network = SteadyModel(network)
+    else:
+        twin_name, twin_network = _make_twin(twin, network)
     with progress("measuring", warm_up + frames, unit="turns") as meter:
         result = measure(
             network,
@@ -105,9 +114,11 @@ def benchmark(
 
 
 def _make(name: str, classes: int | None, options: dict[str, Any]) -> VideoSegmenter:
+    from vidseg.adapters.sources import is_image_model
     from vidseg.methods import create, load, model_names
 
-    if name in model_names() or not (Path(name).exists() or "/" in name):
+    is_file = Path(name).exists() or "/" in name or is_image_model(name)
+    if name in model_names() or not is_file:
         return create(name, num_classes=classes or 19, **options)
     for option, is_given in (("--option", options), ("--classes", classes)):
         if is_given:

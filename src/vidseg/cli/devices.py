@@ -54,15 +54,33 @@ ModelOption = Annotated[
     ),
 ]
 
+Steady = Annotated[
+    bool,
+    typer.Option(
+        "--steady",
+        help="Carry the scores along the motion: less flicker, without training (docs/steady.md).",
+        rich_help_panel="How the model runs",
+    ),
+]
+
 
 def load_model(
-    name: str | None, options: Sequence[str] | None, *, device: str = "cpu"
+    name: str | None,
+    options: Sequence[str] | None,
+    *,
+    device: str = "cpu",
+    steady: bool = False,
 ) -> VideoSegmenter:
-    """`vidseg.load` with the words of `ModelOption`."""
+    """`vidseg.load` with the words of `ModelOption`, in `vidseg.Steady` if it is asked for."""
     from vidseg.cli.options import parse_options
     from vidseg.methods import load
 
-    return load(name, device=device, **parse_options(options or (), "--model-option"))
+    model = load(name, device=device, **parse_options(options or (), "--model-option"))
+    if not steady:
+        return model
+    from vidseg.adapters.steady import Steady as SteadyModel
+
+    return SteadyModel(model).eval()
 
 
 def parse_run(

@@ -15,6 +15,7 @@ from vidseg.cli.devices import (
     ModelOption,
     Precision,
     SeenSize,
+    Steady,
     find_device,
     load_model,
     parse_run,
@@ -52,6 +53,7 @@ def evaluate(
     fit: Fit = None,
     sliding: Sliding = None,
     model_option: ModelOption = None,
+    steady: Steady = False,
     flip: given.Flip = False,
     scales: given.Scales = "1",
     context: given.Context = None,
@@ -83,6 +85,7 @@ def evaluate(
     of_runs |= {"--every-frame": every_frame}
     of_models = {"--size": size, "--fit": fit, "--precision": precision != "fp32"}
     of_models |= {"--sliding": sliding, "--context": context, "--model-option": model_option}
+    of_models |= {"--steady": steady}
     _check_source(model, predictions, video, labels, (of_data, of_runs, of_models))
     from vidseg.cli.destinations import claimed, claimed_maps
     from vidseg.report.evaluation import Samples
@@ -90,12 +93,12 @@ def evaluate(
     samples = Samples()
     measured = {"flow": _flow(flow, flow_weights, flow_cache, device), "tc": _checked_tc(tc, flow)}
     measured |= {"max_frames": max_frames, "observe": samples}
-    name, command = _name(model, predictions), shlex.join(["vidseg", *sys.argv[1:]])
+    name, command = _name(model, predictions, steady=steady), shlex.join(["vidseg", *sys.argv[1:]])
     with claimed(out, WRITTEN, force=force), claimed_maps(save_labels, force=force):
         if video:
             dataset = None
             how = parse_run(size, fit, precision, sliding, device) | {"context": context}
-            network = load_model(model, model_option)
+            network = load_model(model, model_option, steady=steady)
             result = _run_videos(network, video, labels or [], **measured, **how)
         else:
             dataset = _open(data or "camvid", root, split or "val", protocol, option or [])
@@ -107,7 +110,9 @@ def evaluate(
                 how = parse_run(size, fit, precision, sliding, device)
                 how |= {"context": context, "save_labels": save_labels, "batch_size": batch}
                 how |= {"flip": flip, "scales": _scales(scales), "every_frame": every_frame}
-                result = _run_model(load_model(model, model_option), dataset, **measured, **how)
+                result = _run_model(
+                    load_model(model, model_option, steady=steady), dataset, **measured, **how
+                )
         if out is not None:
             _save(out, name, dataset, result, samples, command)
     _show(name, result, out, command, as_json=json)
@@ -184,12 +189,12 @@ def _checked_tc(tc: str, flow: str) -> str:
     return tc
 
 
-def _name(model: str | None, predictions: Path | None) -> str:
+def _name(model: str | None, predictions: Path | None, *, steady: bool) -> str:
     from vidseg.methods import DEFAULT_WEIGHTS
 
     if predictions is not None:
         return f"label maps of {predictions}"
-    return model or DEFAULT_WEIGHTS
+    return (model or DEFAULT_WEIGHTS) + ", steady" * steady
 
 
 def _open(

@@ -12,7 +12,8 @@ WHAT, HOW, STEADY, WRITE = "What to score", "How the model runs", "Consistency",
 Model = Annotated[
     str | None,
     typer.Argument(
-        help="Weights (.safetensors), a run folder, or a repository on the hub; "
+        help="Weights (.safetensors), a run folder, or a repository on the hub; a folder of "
+        "transformers or smp; torchvision:NAME; FILE.py:FUNCTION, whose code runs; "
         "with --video by default the packaged one."
     ),
 ]

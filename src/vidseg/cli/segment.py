@@ -16,12 +16,14 @@ from vidseg.cli.devices import (
     ModelOption,
     Precision,
     SeenSize,
+    Steady,
     load_model,
     parse_run,
 )
 from vidseg.cli.options import Sliding
 
 if TYPE_CHECKING:
+    from vidseg.adapters.steady_memory import Flicker
     from vidseg.inference.stream import SegmentedVideo
     from vidseg.segmenter import VideoSegmenter
 
@@ -37,6 +39,8 @@ Examples:
       your own model, your own name
   vidseg segment street.mp4 --format overlay,labels,jsonl
       several outputs in one pass
+  vidseg segment street.mp4 --model my_segformer/ --steady
+      any image model, steadier; says by how much
   vidseg segment "frames/*.png" --fps 15 --format npz
       images in; np.load(...)["000012"] is the label map of frame 12
   vidseg segment film.mkv --start 1:30 --end 2:00 --scene-cuts
@@ -60,7 +64,9 @@ def segment(
         typer.Option(
             "--model",
             "-m",
-            help="Weights file, run folder or hub name; default: the packaged one.",
+            help="Weights file, run folder or hub name; a folder of transformers or smp; "
+            "torchvision:NAME; FILE.py:FUNCTION or PACKAGE.MODULE:FUNCTION, whose code runs; "
+            "default: the packaged one.",
             rich_help_panel=MODEL,
         ),
     ] = None,
@@ -146,6 +152,7 @@ def segment(
     fit: Fit = None,
     sliding: Sliding = None,
     model_option: ModelOption = None,
+    steady: Steady = False,
     device: Device = None,
     precision: Precision = "fp32",
     chunk_frames: Annotated[
@@ -215,7 +222,7 @@ def segment(
         strict=strict,
     )
     with claimed_outputs({**paths, **kept}, source, force=force), reader:
-        network = _load(model, model_option)
+        network = _load(model, model_option, steady=steady)
         if network.causal and (context or save_context):
             raise ValueError(
                 "--context and --save-context are for models that look at the whole video first "
@@ -230,11 +237,13 @@ def segment(
             context=None if context is None else Prototypes.load(context.expanduser()),
         )
         style = {"opacity": opacity, "contour": contour, "legend": legend, "beside": side_by_side}
-        count = _run(results, {**paths, **kept}, style, all_tracks=all_tracks)
+        count, changes = _run(results, {**paths, **kept}, style, all_tracks=all_tracks)
     for path in paths.values():
         console.print(f"{path}: {count} frames", markup=False, soft_wrap=True)
     for path in kept.values():
         console.print(f"{path}: prototypes of the video", markup=False, soft_wrap=True)
+    if changes:
+        console.print(_flicker_line(changes, paths), markup=False, soft_wrap=True)
     for note in reader.notes:
         errors.print(f"note: {note}", markup=False, soft_wrap=True)
     if results.damage is not None:
@@ -274,11 +283,11 @@ def _kept(path: Path | None) -> dict[str, Path]:
     return {"context": path.expanduser()}
 
 
-def _load(name: str | None, options: list[str] | None) -> VideoSegmenter:
+def _load(name: str | None, options: list[str] | None, *, steady: bool) -> VideoSegmenter:
     """Load the model, and say what it is and under which licence its weights are."""
     from vidseg.cli.console import console
 
-    model = load_model(name, options)
+    model = load_model(name, options, steady=steady)
     card = model.card
     console.print(
         f"model: {card.architecture or type(model).__name__}"
@@ -297,13 +306,14 @@ def _run(
     style: dict[str, Any],
     *,
     all_tracks: bool,
-) -> int:
-    """Write every result to every output; return how many frames there were."""
+) -> tuple[int, list[Flicker]]:
+    """Write every result to every output; how many frames there were, and what of them changed."""
     from vidseg.cli.console import console, errors, progress
     from vidseg.inference.outputs import output_set
     from vidseg.inference.stream import DamagedVideoWarning
 
     outputs = None
+    changes: list[Flicker] = []
     try:
         with (
             output_set(paths, results, style, all_tracks=all_tracks) as outputs,
@@ -313,6 +323,8 @@ def _run(
             warnings.simplefilter("ignore", DamagedVideoWarning)  # `segment` says it at the end
             for result in results:
                 outputs.add(result)
+                if result.flicker is not None:
+                    changes.append(result.flicker)
                 meter.advance()
     except BaseException as error:
         count = outputs.kept if outputs is not None else 0
@@ -323,4 +335,16 @@ def _run(
         elif count:
             errors.print(f"kept {count} frames in {kept}", markup=False, soft_wrap=True)
         raise
-    return outputs.kept
+    return outputs.kept, changes
+
+
+def _flicker_line(changes: list[Flicker], paths: dict[str, Path]) -> str:
+    """How much steadier the labels are than the model's own, as measured on the way."""
+    compared, own, steady = (sum(column) for column in zip(*changes, strict=True))
+    if not compared:
+        return "flicker: no two frames could be compared"
+    where = f"; of each frame in {paths['jsonl']}" if "jsonl" in paths else ""
+    return (
+        f"flicker {own / compared:.2%} -> {steady / compared:.2%} of the pixels that were followed "
+        f"along the motion{where}"
+    )

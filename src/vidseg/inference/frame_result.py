@@ -9,6 +9,7 @@ from typing import Literal
 
 import numpy as np
 
+from vidseg.adapters.steady_memory import Flicker
 from vidseg.segmenter import VideoSegmenter
 from vidseg.sizes import width_x_height
 from vidseg.video import render
@@ -30,6 +31,8 @@ class FrameResult:
         is_cut: a new scene begins here.
         ms: the network's time for it: of its pass, divided by the frames of the pass.
         duration_s: how long the frame is shown, in seconds; None if nobody knows.
+        flicker: of a steady stream, what changed since the pass before; it stands with the last
+            frame of a pass, and is None everywhere else.
     """
 
     index: int
@@ -41,6 +44,7 @@ class FrameResult:
     is_cut: bool
     ms: float
     duration_s: float | None = None
+    flicker: Flicker | None = None
 
     def __repr__(self) -> str:
         largest = sorted(self.shares().items(), key=lambda item: -item[1])[:_NAMED]

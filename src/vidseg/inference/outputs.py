@@ -377,6 +377,9 @@ class LabelArchive(_File):
 class ShareLines(_File):
     """One JSON line a frame: its number, time, whether a scene begins, and class shares.
 
+    Of a steady stream also the share of followed pixels whose label changed: of the model's own
+    label, and of the steady one.
+
     Args:
         path: the .jsonl file.
     """
@@ -389,6 +392,10 @@ class ShareLines(_File):
             "is_cut": result.is_cut,
             "shares": {name: round(share, 6) for name, share in result.shares().items()},
         }
+        if result.flicker is not None and result.flicker.compared:
+            compared = result.flicker.compared
+            changed = {"own": result.flicker.own, "steady": result.flicker.steady}
+            line["flicker"] = {name: round(n / compared, 6) for name, n in changed.items()}
         with hold_interrupts():
             self._file.write((json.dumps(line, ensure_ascii=False) + "\n").encode())
 

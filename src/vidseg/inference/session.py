@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from vidseg.adapters.steady_memory import flicker_between
 from vidseg.inference.frame_result import FrameResult, classes_of
 from vidseg.inference.runner import Runner, Windows, make_views
 from vidseg.precision import Precision
@@ -177,6 +178,7 @@ class Session:
         images = np.stack([frame.image for frame in chunk])[None]
         found = self.runner(images, (memory,), contexts=(self.context,))
         (self._memory,) = found.memories
+        flicker = flicker_between(memory, self._memory)
         for k, (frame, labels) in enumerate(zip(chunk, found.labels[0], strict=True)):
             self._count += 1
             yield FrameResult(
@@ -189,6 +191,7 @@ class Session:
                 is_cut=is_cut and k == 0,
                 ms=found.ms,
                 duration_s=frame.duration_s,
+                flicker=flicker if k == len(chunk) - 1 else None,
             )
 
 
