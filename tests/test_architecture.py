@@ -147,6 +147,28 @@ def test_imports_point_down() -> None:
     assert not wrong, "\n".join(wrong)
 
 
+def test_no_module_imports_itself_by_way_of_others() -> None:
+    names = {name_of(path) for path in MODULES}
+    imported: dict[str, set[str]] = {name: set() for name in names}
+    for path in MODULES:
+        for node in ast.walk(tree_of(path)):
+            if isinstance(node, ast.ImportFrom) and node.module in names:
+                for alias in node.names:
+                    inner = f"{node.module}.{alias.name}"
+                    imported[name_of(path)].add(inner if inner in names else node.module)
+    for path in MODULES:  # imports for types alone run in no circle
+        for node in ast.walk(tree_of(path)):
+            if is_for_types_only(node):
+                hidden = {
+                    inner.module for inner in ast.walk(node) if isinstance(inner, ast.ImportFrom)
+                }
+                run = {module for module, _ in imports_of(path)}
+                imported[name_of(path)] -= hidden - run
+    while leaves := {name for name, others in imported.items() if not others & imported.keys()}:
+        imported = {name: others for name, others in imported.items() if name not in leaves}
+    assert not imported, f"these import each other: {sorted(imported)}"
+
+
 def test_parts_that_serve_every_method_name_none() -> None:
     wrong = [
         f"{path.relative_to(ROOT)}:{line} imports {module}"

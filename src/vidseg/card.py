@@ -12,9 +12,6 @@ from torch.nn import functional
 
 from vidseg.sizes import Size
 
-MAX_CLASSES = 65535
-"""Label maps have 8 or 16 bits."""
-
 IMAGENET_MEAN = (123.675, 116.28, 103.53)
 IMAGENET_STD = (58.395, 57.12, 57.375)
 

@@ -4,7 +4,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator
 
-from vidseg.card import MAX_CLASSES
+from vidseg.classes import MAX_CLASSES
 from vidseg.documents import MAX_TEXT, Options
 
 Byte = Annotated[int, Field(ge=0, le=255)]

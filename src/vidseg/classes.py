@@ -2,6 +2,9 @@
 
 from typing import NamedTuple
 
+MAX_CLASSES = 65535
+"""Label maps have 8 or 16 bits."""
+
 IGNORE = 255
 """The label of void: a pixel that no loss and no metric counts."""
 

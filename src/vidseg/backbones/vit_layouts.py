@@ -55,13 +55,6 @@ _PARTS = (
     (r"mlp\.(?:fc2|down_proj)\.(\w+)", r"mlp.2.\1"),
 )  # fmt: skip
 
-UNUSED = {
-    r"(?:.*\.)?mask_token": "masked images are a matter of pre-training",
-    r"(?:.*\.)?rope_embed\.periods": "the rotary frequencies follow from the head's width",
-    r"(?:.*\.)?qkv\.bias_mask": "it says that keys have no bias",
-}
-"""Pattern of a key in a checkpoint -> why it plays no part."""
-
 
 def our_name(name: str) -> str | None:
     """The name of an encoder's tensor in `VisionTransformer`; None where it is no encoder's."""

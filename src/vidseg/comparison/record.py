@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from vidseg.array_files import read_arrays
 from vidseg.atomic import settle
-from vidseg.card import MAX_CLASSES
+from vidseg.classes import MAX_CLASSES
 from vidseg.documents import checked, read_json
 from vidseg.evaluation.counts import array_shapes
 from vidseg.evaluation.sums import Sums, sums_of

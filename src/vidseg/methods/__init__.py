@@ -17,8 +17,8 @@ from vidseg.adapters.sources import (
     normalisation_beside,
 )
 from vidseg.backbones import BACKBONES, network_of
-from vidseg.card import MAX_CLASSES, Card
-from vidseg.classes import ClassSet
+from vidseg.card import Card
+from vidseg.classes import MAX_CLASSES, ClassSet
 from vidseg.hub import download
 from vidseg.methods.cffm import CFFM
 from vidseg.methods.cffmpp import CFFMPlus
