@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import math
 import zipfile
-import zlib
 from pathlib import Path
 from typing import IO
 
@@ -15,9 +14,6 @@ from vidseg.atomic import replacing
 
 MAX_BYTES = 2**32
 DIGEST_BYTES = 32
-# What numpy and zipfile raise for a foreign or damaged file.
-_UNREADABLE = (ValueError, TypeError, EOFError, RuntimeError, NotImplementedError, SyntaxError)
-_UNREADABLE += (KeyError, IndexError, OverflowError, MemoryError, zipfile.BadZipFile, zlib.error)
 
 
 def write_array(path: Path, array: np.ndarray) -> None:
@@ -46,7 +42,9 @@ def read_array(path: Path) -> np.ndarray:
     try:
         with path.open("rb") as file:
             return _read(file, path.stat().st_size, may_have_digest=True)
-    except _UNREADABLE as error:
+    except Exception as error:  # numpy's reader raises whatever the parsing of a head meets
+        if isinstance(error, OSError) and error.filename is not None:
+            raise
         raise ValueError(f"{path}: wanted an array of numpy, got a damaged file: {error}") from None
 
 
@@ -70,7 +68,9 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
                 with archive.open(member) as file:
                     arrays[name] = _read(file, member.file_size)
             return arrays
-    except _UNREADABLE as error:
+    except Exception as error:
+        if isinstance(error, OSError) and error.filename is not None:
+            raise
         where = f"{path}: {name}" if name else f"{path}"
         raise ValueError(f"{where}: wanted arrays of numpy, got a damaged file: {error}") from None
 

@@ -359,7 +359,7 @@ def _decode(path: Path, first: int, done: Prepared) -> Iterator[tuple[int, Video
 
     number = first - 1
     try:
-        with av.open(local_address(path)) as container:
+        with av.open(local_address(path), metadata_errors="replace") as container:
             if not container.streams.video:
                 raise ValueError(f"{path} has no video stream")
             stream = container.streams.video[0]

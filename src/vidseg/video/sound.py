@@ -105,7 +105,7 @@ class SoundTracks:
         self._source = source
         self._start_s = start_s
         self._keeps_all = keeps_all
-        self._container = av.open(local_address(source.path))
+        self._container = av.open(local_address(source.path), metadata_errors="replace")
         self._tracks: list[_Track] = []
         self._items: Generator[tuple[float, _Track, Any], None, None] = self._read()
         self._next: tuple[float, _Track, Any] | None = None
@@ -358,7 +358,7 @@ def _takes(output: OutputContainer, stream: Any, path: Path) -> bool:
         return False
     try:
         with (
-            av.open(local_address(path)) as source,
+            av.open(local_address(path), metadata_errors="replace") as source,
             av.open(io.BytesIO(), "w", format=output.format.name) as trial,
         ):
             target = trial.add_stream_from_template(source.streams[stream.index])

@@ -45,7 +45,7 @@ def open_video(address: str, name: str, **options: Any) -> tuple[InputContainer,
     if Path(address).is_file() and Path(address).stat().st_size == 0:
         raise ValueError(f"{name} is empty (0 bytes)")
     try:
-        container = av.open(address, **options)
+        container = av.open(address, metadata_errors="replace", **options)
     except PermissionError:
         raise
     except FFmpegError as error:
