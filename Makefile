@@ -45,8 +45,8 @@ test-extras: .venv-extras/installed
 	@test -n "$(PYTHON)" || { echo "vidseg needs Python 3.11 or later; put one on PATH or say make PYTHON=/path/to/python"; exit 1; }
 	$(PYTHON) -m venv .venv-extras
 	grep -v '^torch==' constraints.txt > .venv-extras/constraints.txt
-	.venv-extras/bin/python -m pip install --quiet --constraint .venv-extras/constraints.txt torch torchvision timm transformers
-	.venv-extras/bin/python -m pip install --quiet --constraint .venv-extras/constraints.txt --editable '.[dev,flow,timm,transformers]'
+	.venv-extras/bin/python -m pip install --quiet --constraint .venv-extras/constraints.txt torch torchvision timm transformers segmentation-models-pytorch
+	.venv-extras/bin/python -m pip install --quiet --constraint .venv-extras/constraints.txt --editable '.[dev,flow,timm,transformers,smp]'
 	@touch $@
 
 clean:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from vidseg import flow, losses, metrics
+    from vidseg.adapters.image_models import from_torchvision, from_transformers
     from vidseg.adapters.local_memory import LocalMemory as LocalMemory
     from vidseg.adapters.per_frame import PerFrame
     from vidseg.adapters.steady import Steady
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 _HOMES = {
     "METHODS": "vidseg.methods",
     "create": "vidseg.methods",
+    "from_torchvision": "vidseg.adapters.image_models",
+    "from_transformers": "vidseg.adapters.image_models",
     "load": "vidseg.methods",
     "load_official": "vidseg.methods",
     "IGNORE": "vidseg.classes",
@@ -60,6 +63,8 @@ __all__ = [
     "VideoSegmenter",
     "create",
     "flow",
+    "from_torchvision",
+    "from_transformers",
     "load",
     "load_official",
     "losses",
