@@ -156,7 +156,7 @@ def load(
         name_or_path: weights that come with the package (`packaged_weights()` lists them), a
             .safetensors file that vidseg wrote, a run folder, or a repository on the hub
             ("owner/name"); None is DEFAULT_WEIGHTS, a small model for driving video. Or an image
-            model, per frame: a folder or repository of transformers or smp, "torchvision:NAME", or
+            model, per frame: a folder of transformers or smp, "torchvision:NAME", or
             "package.module:function" or "file.py:function" that makes one, **whose code runs**.
         device: where to put it.
         options: of the method, in place of those that it was trained with, where its weights fit
