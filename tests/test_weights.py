@@ -274,3 +274,12 @@ def test_files_of_others_have_no_checksum_and_are_read(tmp_path: Path) -> None:
         written.add(path.read_bytes())
     assert weights.read_tensors(path)[1] == {"card": "{}"}
     assert len(written) == 1
+
+
+def test_a_mistyped_run_does_not_ask_the_hub(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("vidseg.methods.download", lambda *_, **__: pytest.fail("asked the hub"))
+    for name in ("runs/first", "../first", "~/first"):
+        with pytest.raises(FileNotFoundError):
+            vidseg.load(name)
+    assert vidseg.weights is weights

@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -340,3 +341,44 @@ def test_frames_before_an_error_of_the_source_are_kept(
     assert "error: no more" in said
     assert len((tmp_path / FORMATS[2]).read_text().splitlines()) == 2
     assert len(list((tmp_path / FORMATS[3]).iterdir())) == 2
+
+
+def test_label_maps_of_others_are_never_removed(given: Path, tmp_path: Path) -> None:
+    from PIL import Image
+
+    labels = tmp_path / "street_vidseg_labels"
+    labels.mkdir()
+    theirs = Image.fromarray(np.zeros(SIZE, np.uint8)).convert("P")
+    theirs.save(labels / "000077.png")  # of our form, and not ours
+    before = (labels / "000077.png").read_bytes()
+    assert run(*segment(given, tmp_path, "--force")) == 0
+    assert run(*segment(given, tmp_path, "--force", "--every", 3)) == 0
+    assert {path.name for path in labels.iterdir()} == {"000000.png", "000077.png"}
+    assert (labels / "000077.png").read_bytes() == before
+
+
+def test_an_archive_of_a_long_video_takes_little_memory(tmp_path: Path) -> None:
+    from types import SimpleNamespace
+
+    from vidseg.inference.outputs import LabelArchive
+
+    archive = LabelArchive(tmp_path / "long.npz")
+    palette, labels = np.zeros((2, 3), np.uint8), np.zeros((2, 2), np.uint8)
+
+    def add(numbers: range) -> None:
+        for k in numbers:
+            names = {"index": k, "time_s": k / 25, "labels": labels}
+            archive.add(SimpleNamespace(**names, classes=("a", "b"), palette=palette))  # type: ignore[arg-type]
+
+    add(range(200))
+    tracemalloc.start()
+    add(range(200, 2200))
+    grown_bytes, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    archive.close()
+    assert grown_bytes < 2000 * 32 + 20_000
+    with np.load(tmp_path / "long.npz") as found:
+        assert found["indices"].tolist() == list(range(2200))
+        assert found["times_s"][-1] == 2199 / 25
+        assert np.array_equal(found["002199"], labels)
+    assert [path.name for path in tmp_path.iterdir()] == ["long.npz"]

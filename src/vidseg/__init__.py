@@ -47,7 +47,7 @@ _HOMES = {
     "Session": "vidseg.inference.session",
     "FrameResult": "vidseg.inference.frame_result",
 }
-_MODULES = ("flow", "losses", "metrics")
+_MODULES = ("flow", "losses", "metrics", "weights")
 
 __version__ = "0.1.0"
 __all__ = [

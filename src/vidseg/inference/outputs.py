@@ -9,6 +9,7 @@ import io
 import json
 import re
 import zipfile
+from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -19,10 +20,13 @@ import numpy as np
 from vidseg.atomic import Part, together
 from vidseg.inference.frame_result import FrameResult
 from vidseg.inference.stream import SegmentedVideo
+from vidseg.inference.zip_index import ZipIndex
 from vidseg.interrupts import hold_interrupts
 from vidseg.video.images import open_picture
 from vidseg.video.render import PICTURE_SUFFIXES, label_picture, save_picture
 from vidseg.video.writer import VideoWriter
+
+SOFTWARE = "vidseg"
 
 
 class Output(Protocol):
@@ -265,7 +269,7 @@ class LabelPictures:
     def add(self, result: FrameResult) -> None:
         """Write one label map."""
         picture = label_picture(result.labels, result.palette)
-        picture.save(self.path / f"{result.index:06d}.png")
+        picture.save(self.path / f"{result.index:06d}.png", pnginfo=_signature())
 
     def close(self) -> None:
         """Every picture is written already."""
@@ -298,12 +302,21 @@ class ContextFile:
 
 
 def is_label_map(path: Path) -> bool:
-    """Whether a file has the name and the kind of those that `LabelPictures` writes."""
+    """Whether a file has the name of those that `LabelPictures` writes, and says that it did."""
     if not re.fullmatch(r"\d{6,}", path.stem):
         return False
     with suppress(OSError, ValueError), open_picture(path, str(path)) as picture:
-        return picture.mode == "P"
+        return picture.info.get("Software") == SOFTWARE
     return False
+
+
+def _signature() -> Any:
+    """Who wrote a label map: what others put beside them is never removed."""
+    from PIL.PngImagePlugin import PngInfo
+
+    signature = PngInfo()
+    signature.add_text("Software", SOFTWARE)
+    return signature
 
 
 class _File:
@@ -336,7 +349,9 @@ class LabelArchive(_File):
     def __init__(self, path: str | Path) -> None:
         super().__init__(path)
         self._zip = zipfile.ZipFile(self._file, "w", zipfile.ZIP_DEFLATED, compresslevel=4)
-        self._clock: list[tuple[int, float]] = []
+        self._index = ZipIndex(self.path.parent)
+        self._zip.filelist = self._index  # pyright: ignore[reportAttributeAccessIssue]
+        self._indices, self._times_s = array("q"), array("d")
         self._classes: tuple[str, ...] = ()
         self._palette = np.zeros((0, 3), np.uint8)
 
@@ -345,7 +360,8 @@ class LabelArchive(_File):
         with hold_interrupts():
             self._classes, self._palette = result.classes, result.palette
             self._write(f"{result.index:06d}", result.labels)
-            self._clock.append((result.index, result.time_s))
+            self._indices.append(result.index)
+            self._times_s.append(result.time_s)
 
     def close(self) -> None:
         """Write the rest and finish the archive."""
@@ -354,15 +370,18 @@ class LabelArchive(_File):
         with hold_interrupts():
             self._write("classes", np.array(self._classes, dtype=np.str_))
             self._write("palette", self._palette)
-            self._write("indices", np.array([index for index, _ in self._clock], dtype=np.int64))
-            self._write("times_s", np.array([time_s for _, time_s in self._clock]))
+            self._write("indices", np.array(self._indices, dtype=np.int64))
+            self._write("times_s", np.array(self._times_s, dtype=np.float64))
             self._zip.close()
+            self._index.close()
             self._finish()
 
     def discard(self) -> None:
         """Give up the archive; nothing is left behind."""
         with suppress(OSError, ValueError):
             self._zip.close()
+        with suppress(OSError):  # a full disk refuses what is buffered
+            self._index.close()
         super().discard()
 
     def _write(self, name: str, array: np.ndarray) -> None:
@@ -372,6 +391,7 @@ class LabelArchive(_File):
         entry = zipfile.ZipInfo(f"{name}.npy", date_time=(1980, 1, 1, 0, 0, 0))
         entry.compress_type = zipfile.ZIP_DEFLATED
         self._zip.writestr(entry, content.getbuffer(), compresslevel=4)
+        self._zip.NameToInfo.clear()
 
 
 class ShareLines(_File):

@@ -250,7 +250,8 @@ def _find(name_or_path: str | Path | None) -> Path:
             f"{path} is not a .safetensors file; convert an authors' checkpoint with "
             "`vidseg convert METHOD FILE --out model.safetensors`"
         )
-    if name.count("/") == 1 and not path.suffix and not path.parent.is_dir():
+    is_place = path.parent.is_dir() or path.parts[0] in ("runs", "..", "~")
+    if name.count("/") == 1 and not path.suffix and not is_place:
         return download(name, advice="check the name, or pass a file or a run folder")
     if name in model_names():
         raise FileNotFoundError(f"no weights at {name}: it is a model's name, train it first")
