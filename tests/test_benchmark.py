@@ -7,6 +7,7 @@ import json
 import pytest
 import torch
 from command_line import run
+from counting import Counting
 from torch import nn
 
 import vidseg
@@ -49,7 +50,7 @@ def test_counting_needs_no_data_and_leaves_the_model_alone():
 
 def test_every_side_is_measured_in_every_turn():
     model, twin = create("tmanet_tiny", num_classes=5), create("fcn_tiny", num_classes=5)
-    turns = []
+    counting = Counting()
     result = benchmark(
         model,
         SIZE,
@@ -58,9 +59,9 @@ def test_every_side_is_measured_in_every_turn():
         twin_name="fcn_tiny",
         num_frames=3,
         warm_up=1,
-        progress=lambda done, total: turns.append((done, total)),
+        progress=counting,
     )
-    assert turns == [(i, 4) for i in range(1, 5)]
+    assert counting.steps == [(i, 4) for i in range(1, 5)]
     assert set(result.timings) == {"stream", "clip", "window", "twin"}
     assert all(len(timing.milliseconds) == 3 for timing in result.timings.values())
     assert result.window_length == 3

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import small_runs
 import torch
+from counting import Counting
 from torch import Tensor
 
 import vidseg
@@ -363,19 +364,19 @@ def test_a_batch_carries_the_prototypes_of_its_videos(tmp_path: Path, trained_cf
 
 def test_contexts_are_found_once_for_one_set_of_weights(tmp_path, trained_cffm, caplog) -> None:
     shared = f"data.context={tmp_path / 'shared'}"
-    counted: list[tuple[int, int]] = []
+    counting = Counting()
     words = ("iterations=1", "schedule.power=0", "optimiser.lr=0.01")
     first = plus_with(trained_cffm, shared, *words)
-    train(first, tmp_path / "one", progress=lambda *counts: counted.append(counts))
-    assert counted == [(1, 2), (2, 2)]
+    train(first, tmp_path / "one", progress=counting)
+    assert counting.steps == [(1, 2), (2, 2)]
     files = sorted((tmp_path / "shared").rglob("*.safetensors"))
     before = {file: file.stat().st_mtime_ns for file in files}
     files[0].unlink()  # as if the run had been killed before it
-    counted.clear()
+    counting.steps.clear()
     # The branch has changed when the run goes on, and its seed; what the prototypes see has not.
     longer = plus_with(trained_cffm, shared, *words, "iterations=2", "seed=3")
-    train(longer, tmp_path / "one", resume=True, progress=lambda *counts: counted.append(counts))
-    assert counted == [(2, 2)]
+    train(longer, tmp_path / "one", resume=True, progress=counting)
+    assert counting.steps == [(1, 1)]
     assert sorted((tmp_path / "shared").rglob("*.safetensors")) == files
     assert files[1].stat().st_mtime_ns == before[files[1]]
     dataset = open_source(first.data)

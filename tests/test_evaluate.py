@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from command_line import run
+from counting import Counting
 from PIL import Image
 from settled import by_colour
 from torch import nn
@@ -145,15 +146,15 @@ def test_how_a_video_runs_follows_from_its_labels(tmanet):
 
 
 def test_frames_are_counted_and_read_in_order(tmanet):
-    seen, steps = [], []
+    seen, counting = [], Counting()
     evaluate(
         tmanet,
         InMemory(video("a", 3), video("b", 2)),
         observe=lambda frame, figures: seen.append((frame.video.name, frame.frame_index)),
-        progress=lambda done, total: steps.append((done, total)),
+        progress=counting,
     )
     assert seen == [("a", 0), ("a", 1), ("a", 2), ("b", 0), ("b", 1)]
-    assert steps == [(i, 5) for i in range(1, 6)]
+    assert counting.steps == [(i, 5) for i in range(1, 6)]
 
 
 @pytest.mark.parametrize("batch_size", [2, 4])

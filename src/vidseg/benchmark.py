@@ -20,7 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from vidseg.inference.runner import Runner
 from vidseg.layers.resize import resize
 from vidseg.precision import Precision, check_precision
-from vidseg.progress import Progress
+from vidseg.progress import Display, silent
 from vidseg.segmenter import Memory, Segmentation, VideoSegmenter
 from vidseg.sizes import Size
 from vidseg.timing import Side, Timing, time_in_turns
@@ -119,7 +119,7 @@ def benchmark(
     warm_up: int = 2,
     device: torch.device | str = "cpu",
     precision: Precision = "fp32",
-    progress: Progress | None = None,
+    progress: Display = silent,
 ) -> Benchmark:
     """Measure a model on noise, batch 1, beside its alternatives.
 
@@ -135,7 +135,7 @@ def benchmark(
         warm_up: turns that are not.
         device: where to run.
         precision: of the network; "bf16" and "fp16" run under autocast.
-        progress: called with the turns done and the turns in all.
+        progress: shows how many turns are done.
 
     Returns:
         The figures. The stream and the window run in their steady state, with a full memory.

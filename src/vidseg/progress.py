@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol
-
-Progress = Callable[[int, int], object]
-"""Called with how many are done and how many there are, each time that one more is done."""
 
 
 class Meter(Protocol):

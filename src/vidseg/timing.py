@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from vidseg.progress import Progress
+from vidseg.progress import Display, silent
 
 Side = Callable[[], Any]
 
@@ -65,7 +65,7 @@ def time_in_turns(
     *,
     num_turns: int,
     warm_up: int,
-    progress: Progress | None = None,
+    progress: Display = silent,
 ) -> dict[str, Timing]:
     """Call every side once a turn, each turn beginning with another one; then once for its peak.
 
@@ -75,20 +75,20 @@ def time_in_turns(
         frames: name -> frames that one call does, by which its time is divided.
         num_turns: turns that are timed.
         warm_up: turns before those.
-        progress: called with the turns done and the turns in all.
+        progress: shows how many turns are done.
 
     Returns:
         name -> times and peak.
     """
     clocks: dict[str, list[tuple[float, float]]] = {side: [] for side in sides}
     total = warm_up + num_turns
-    for turn in range(total):
-        for side in _rotated(list(sides), turn):
-            wall_ms, cpu_ms = _timed_ms(sides[side], device)
-            if turn >= warm_up:
-                clocks[side].append((wall_ms / frames[side], cpu_ms / frames[side]))
-        if progress:
-            progress(turn + 1, total)
+    with progress("measuring", total, unit="turns") as meter:
+        for turn in range(total):
+            for side in _rotated(list(sides), turn):
+                wall_ms, cpu_ms = _timed_ms(sides[side], device)
+                if turn >= warm_up:
+                    clocks[side].append((wall_ms / frames[side], cpu_ms / frames[side]))
+            meter.advance()
     return {
         side: Timing(
             milliseconds=tuple(wall for wall, _ in clocks[side]),

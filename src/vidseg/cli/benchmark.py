@@ -93,20 +93,19 @@ def benchmark(
         network = SteadyModel(network)
     else:
         twin_name, twin_network = _make_twin(twin, network)
-    with progress("measuring", warm_up + frames, unit="turns") as meter:
-        result = measure(
-            network,
-            shape,
-            name=model,
-            twin=twin_network,
-            twin_name=twin_name,
-            labels=labels_px,
-            num_frames=frames,
-            warm_up=warm_up,
-            device=device,
-            precision=precision,  # pyright: ignore[reportArgumentType]
-            progress=lambda done, total: meter.advance(),
-        )
+    result = measure(
+        network,
+        shape,
+        name=model,
+        twin=twin_network,
+        twin_name=twin_name,
+        labels=labels_px,
+        num_frames=frames,
+        warm_up=warm_up,
+        device=device,
+        precision=precision,  # pyright: ignore[reportArgumentType]
+        progress=progress,
+    )
     if json:
         write_json(result.summary())
     else:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shlex
 import sys
-from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +24,6 @@ from vidseg.cli.options import Sliding, parse_options, parse_size
 if TYPE_CHECKING:
     from vidseg.data import VideoDataset
     from vidseg.evaluation.result import Evaluation
-    from vidseg.progress import Progress
     from vidseg.segmenter import VideoSegmenter
 
 WRITTEN = ("metrics.json", "metrics.csv", "counts.npz", "report.html")
@@ -209,53 +207,30 @@ def _open(
 
 
 def _run_model(network: VideoSegmenter, dataset: VideoDataset, **options: Any) -> Evaluation:
+    from vidseg.cli.console import progress
     from vidseg.evaluation.datasets import evaluate as run
 
-    with ExitStack() as stack:
-        return run(network, dataset, progress=shown(stack, "evaluating"), **options)
+    return run(network, dataset, progress=progress, **options)
 
 
 def _run_videos(
     network: VideoSegmenter, videos: list[str], labels: list[Path], **options: Any
 ) -> Evaluation:
+    from vidseg.cli.console import progress
     from vidseg.evaluation.videos import evaluate_videos
 
     if options["flow"] == "exact":
         raise ValueError(
             "--flow exact is for rendered data sets; a --video needs its flow estimated"
         )
-    with ExitStack() as stack:
-        meter = shown(stack, "evaluating")
-        return evaluate_videos(network, videos, labels=labels, progress=meter, **options)
+    return evaluate_videos(network, videos, labels=labels, progress=progress, **options)
 
 
 def _score(folder: Path, dataset: VideoDataset, **options: Any) -> Evaluation:
+    from vidseg.cli.console import progress
     from vidseg.evaluation.predictions import evaluate_predictions
 
-    with ExitStack() as stack:
-        meter = shown(stack, "scoring")
-        return evaluate_predictions(folder, dataset, progress=meter, **options)
-
-
-def shown(stack: ExitStack, description: str, unit: str = "frames") -> Progress:
-    """Show (done, total) calls as progress; it begins with the first call, which knows the total.
-
-    Args:
-        stack: ends the progress when it closes.
-        description: what is being done.
-        unit: what is counted.
-    """
-    from vidseg.cli.console import progress
-
-    meter: Any = None
-
-    def advance(done: int, total: int) -> None:
-        nonlocal meter
-        if meter is None:
-            meter = stack.enter_context(progress(description, total, unit=unit))
-        meter.advance(done - meter.done)
-
-    return advance
+    return evaluate_predictions(folder, dataset, progress=progress, **options)
 
 
 def _scales(text: str) -> tuple[float, ...]:

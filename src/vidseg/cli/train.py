@@ -2,6 +2,7 @@
 
 import inspect
 import os
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -95,22 +96,23 @@ def _run(config: Any, out: Path, resume: bool) -> None:
         return
     done = Checkpoints(out / "checkpoints", config.checkpoint.keep).step if resume else 0
     console.print(f"{config.name}: {config.iterations} steps of {config.batch_size}, into {out}")
-    with progress("training", config.iterations - done, unit="steps") as meter:
+    with ExitStack() as stack:
+        meter: Any = None
         latest = ""
 
         def report(record: dict[str, Any]) -> None:
-            nonlocal latest
+            nonlocal latest, meter
+            if meter is None:  # not before the first step: other work may be shown till then
+                shown = progress("training", config.iterations - done, unit="steps")
+                meter = stack.enter_context(shown)
             if "mean_iou" in record:
                 latest = f", mIoU {100 * record['mean_iou']:.2f} % at step {record['step']}"
                 console.print(f"step {record['step']}: {_figures(record)}")
                 return
             meter.advance(1, f"loss {record['loss']:.4f}, lr {record['lr']:.2g}{latest}")
 
-        def note(done: int, total: int) -> None:
-            meter.advance(0, f"looking at the videos first: {done}/{total}")
-
         try:
-            trained = run(config, out, resume=resume, report=report, progress=note)
+            trained = run(config, out, resume=resume, report=report, progress=progress)
         except KeyboardInterrupt:
             console.print(f"stopped; go on with: vidseg train {out} --resume", soft_wrap=True)
             raise

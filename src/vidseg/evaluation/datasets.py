@@ -2,7 +2,7 @@
 
 import math
 import warnings
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from contextlib import nullcontext
 from itertools import chain
 from pathlib import Path
@@ -22,7 +22,7 @@ from vidseg.inference.context import VideoContexts, check_contexts, context_name
 from vidseg.inference.runner import Runner, Windows, make_views
 from vidseg.metrics.consistency import Protocol
 from vidseg.precision import Precision, check_precision
-from vidseg.progress import Progress
+from vidseg.progress import Display, Meter, silent
 from vidseg.segmenter import VideoSegmenter
 from vidseg.sizes import SeenSize, Size
 
@@ -48,7 +48,7 @@ def evaluate(
     max_videos: int | None = None,
     max_frames: int | None = None,
     observe: Observer | None = None,
-    progress: Progress | None = None,
+    progress: Display = silent,
 ) -> Evaluation:
     """Score a model on every labelled frame, at the size of the label: is it right, and steady?
 
@@ -92,7 +92,7 @@ def evaluate(
         max_frames: score at most so many labelled frames, evenly spread.
         observe: called with every frame that is scored, and with those a stream passes through,
             and with what was measured of it.
-        progress: called with the frames done and the frames in all.
+        progress: shows how many frames are done.
 
     Returns:
         The figures, over the set and per video.
@@ -142,8 +142,12 @@ def evaluate(
     runs = chain(passes.streams(plan.streamed), passes.windows(plan.windowed))
     total = sum(map(len, plan.coming.values()))
     try:
-        with torch.inference_mode(), maps or nullcontext():
-            _take(runs, scorer, maps, lambda done: progress and progress(done, total))
+        with (
+            torch.inference_mode(),
+            maps or nullcontext(),
+            progress("evaluating", total, unit="frames") as meter,
+        ):
+            _take(runs, scorer, maps, meter)
     finally:
         model.train(was_training)
     conventions: dict[str, Any] = {
@@ -163,17 +167,15 @@ def _take(
     runs: Iterable[list[Observed]],
     scorer: Scorer,
     maps: LabelMaps | None,
-    told: Callable[[int], object],
+    meter: Meter,
 ) -> None:
-    """Score and save what comes, and tell how many frames that were."""
-    done = 0
+    """Score and save what comes, and count it."""
     for results in runs:
         scorer.add(results)
         if maps is not None:
             for frame in results:
                 maps.write(frame.video, frame.frame_index, frame.labels)
-        done += len(results)
-        told(done)
+        meter.advance(len(results))
 
 
 class _Plan(NamedTuple):

@@ -22,7 +22,7 @@ from vidseg.evaluation.truth import (
 )
 from vidseg.flow.estimator import FlowEstimator
 from vidseg.metrics.consistency import Protocol
-from vidseg.progress import Progress
+from vidseg.progress import Display, silent
 from vidseg.sizes import Size, width_x_height
 
 
@@ -36,7 +36,7 @@ def evaluate_predictions(
     max_videos: int | None = None,
     max_frames: int | None = None,
     observe: Observer | None = None,
-    progress: Progress | None = None,
+    progress: Display = silent,
 ) -> Evaluation:
     """Score saved label maps: PNG files, VIDEO/FRAME.png or named as the labels.
 
@@ -56,7 +56,7 @@ def evaluate_predictions(
         max_videos: score only the first videos.
         max_frames: score at most so many labelled frames, evenly spread.
         observe: called with every frame and what was measured of it.
-        progress: called with the frames done and the frames in all.
+        progress: shows how many frames are done.
 
     Raises:
         FileNotFoundError: the folder, or the label map of a labelled frame, is missing.
@@ -78,12 +78,12 @@ def evaluate_predictions(
     total = sum(map(len, wanted.values()))
     code = LabelCode(dataset.palette, dataset.classes)
     places = ((video, index) for video, indices in wanted.items() for index in indices)
-    for done, (video, index) in enumerate(places, start=1):
-        truth = read_truth(dataset, video, index, score_size)
-        labels = _read_label_map(folder, video, index, truth.shape, dataset, code)
-        scorer.add([Observed(video, index, None, labels, truth)])
-        if progress:
-            progress(done, total)
+    with progress("scoring", total, unit="frames") as meter:
+        for video, index in places:
+            truth = read_truth(dataset, video, index, score_size)
+            labels = _read_label_map(folder, video, index, truth.shape, dataset, code)
+            scorer.add([Observed(video, index, None, labels, truth)])
+            meter.advance()
     conventions = {**dataset_conventions(dataset, score_size), "run_as": "saved label maps"}
     return scorer.evaluation(conventions, None)
 

@@ -26,7 +26,7 @@ from vidseg.inference.session import Session
 from vidseg.inference.stream import run_video
 from vidseg.metrics.consistency import Protocol
 from vidseg.precision import Precision
-from vidseg.progress import Progress
+from vidseg.progress import Display, silent
 from vidseg.segmenter import VideoSegmenter
 from vidseg.sizes import SeenSize, Size, width_x_height
 from vidseg.video.images import in_order
@@ -48,7 +48,7 @@ def evaluate_videos(
     context: Path | str | None = None,
     max_frames: int | None = None,
     observe: Observer | None = None,
-    progress: Progress | None = None,
+    progress: Display = silent,
 ) -> Evaluation:
     """Measure a model on videos that belong to no data set, one frame after the other.
 
@@ -73,7 +73,7 @@ def evaluate_videos(
             is read twice, first the whole of it, whatever `max_frames` is.
         max_frames: only so many frames of each video, from its start.
         observe: called with every frame and what was measured of it.
-        progress: called with the frames done and the frames in all.
+        progress: shows how many frames are done.
 
     Raises:
         FileNotFoundError: a source, a folder of labels, or the context of a video is missing.
@@ -95,16 +95,15 @@ def evaluate_videos(
         observe=observe,
         every_frame=True,
     )
-    done, runner = 0, session.runner
-    for video, reader in zip(dataset.videos, readers, strict=True):
-        session.reset()
-        session.context = None if folder is None else read_context(folder, video.name)
-        with closing(run_video(session, reader)) as results:
-            for frame in _observed(dataset, video, islice(results, len(video))):
-                scorer.add([frame if runner.is_warm else replace(frame, ms=None)])
-                done += 1
-                if progress:
-                    progress(done, dataset.num_frames)
+    runner = session.runner
+    with progress("evaluating", dataset.num_frames, unit="frames") as meter:
+        for video, reader in zip(dataset.videos, readers, strict=True):
+            session.reset()
+            session.context = None if folder is None else read_context(folder, video.name)
+            with closing(run_video(session, reader)) as results:
+                for frame in _observed(dataset, video, islice(results, len(video))):
+                    scorer.add([frame if runner.is_warm else replace(frame, ms=None)])
+                    meter.advance()
     conventions = {
         **dataset_conventions(dataset),
         "run_as": "stream",

@@ -1,7 +1,7 @@
 """What a model wants to know of whole videos in training: found once, and kept on file."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -20,7 +20,7 @@ from vidseg.inference.context import (
 )
 from vidseg.inference.runner import View
 from vidseg.inside import inside
-from vidseg.progress import Progress
+from vidseg.progress import Display, Meter, silent
 from vidseg.segmenter import VideoSegmenter
 from vidseg.training.config import TrainingConfig
 from vidseg.training.digest import digest
@@ -61,7 +61,7 @@ class SavedContexts:
         model: VideoSegmenter,
         dataset: VideoDataset,
         videos: Sequence[Video] | None = None,
-        progress: Progress | None = None,
+        progress: Display = silent,
     ) -> None:
         """Find those that are not there yet.
 
@@ -69,7 +69,7 @@ class SavedContexts:
             model: on its device; not causal.
             dataset: reads the frames.
             videos: those that are wanted; all of the data set by default.
-            progress: called with the videos done and the videos in all.
+            progress: shows how many videos are looked at.
 
         Raises:
             OSError: the disk is full; what was written before is whole.
@@ -80,7 +80,7 @@ class SavedContexts:
         if missing:
             log.info("finding the prototypes of %d videos, into %s", len(missing), self.folder)
         find = VideoContexts(model.eval(), dataset, [partial(self.view.see, card=model.card)])
-        for done, video in enumerate(missing, len(videos) - len(missing) + 1):
+        for video, meter in _counted(missing, progress):
             (context,) = find([video])
             if not isinstance(context, Prototypes):
                 raise TypeError(
@@ -90,8 +90,15 @@ class SavedContexts:
             file = inside(self.folder, f"{video.name}.safetensors")
             file.parent.mkdir(parents=True, exist_ok=True)
             replace(context, video=video.name).save(file)
-            if progress is not None:
-                progress(done, len(videos))
+            meter.advance()
+
+
+def _counted(videos: Sequence[Video], progress: Display) -> Iterator[tuple[Video, Meter]]:
+    """Each video with the meter of a display, which is opened only where there is a video."""
+    if videos:
+        with progress("looking at the videos first", len(videos), unit="videos") as meter:
+            for video in videos:
+                yield video, meter
 
 
 def training_contexts(

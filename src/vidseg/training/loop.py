@@ -22,7 +22,7 @@ from vidseg import weights
 from vidseg.atomic import remove_stale, settle, together, write_text
 from vidseg.data import VideoDataset
 from vidseg.interrupts import begin_ending
-from vidseg.progress import Progress
+from vidseg.progress import Display, silent
 from vidseg.segmenter import VideoSegmenter
 from vidseg.training.checkpoint import Checkpoints, RunLock
 from vidseg.training.config import TrainingConfig
@@ -87,7 +87,7 @@ def train(
     model: VideoSegmenter | None = None,
     resume: bool = False,
     report: Report | None = None,
-    progress: Progress | None = None,
+    progress: Display = silent,
 ) -> Trained:
     """Train a model; the run folder holds everything about it.
 
@@ -98,8 +98,8 @@ def train(
         resume: go on with the run that is in `folder` (or start it, if there is none).
         report: called in the main process with the record of each step ("step", "loss", "lr",
             "samples_per_s", ...) and of each validation ("step", "mean_iou", ...).
-        progress: called, before the first step, with the videos whose context is found and the
-            videos in all, where the model needs such.
+        progress: shows, before the first step, how many videos' contexts are found, where the
+            model needs such.
 
     Returns:
         The trained model and where its weights are.
@@ -150,7 +150,7 @@ class _Run:
         *,
         model: VideoSegmenter | None,
         resume: bool,
-        progress: Progress | None,
+        progress: Display,
     ) -> None:
         self.config, self.folder, self.accelerator = config, folder, accelerator
         self.checkpoints = Checkpoints(folder / "checkpoints", config.checkpoint.keep)
@@ -314,7 +314,7 @@ class _Run:
         return Trained(model.eval(), self.folder, path, self.best or {})
 
     def _samples(
-        self, dataset: VideoDataset, teacher: Teacher | None, progress: Progress | None
+        self, dataset: VideoDataset, teacher: Teacher | None, progress: Display
     ) -> Samples:
         """The samples, which the model's card then names.
 
