@@ -39,3 +39,14 @@ def test_it_scores_what_its_card_says(shared):
     dataset = open_dataset("camvid", shared / "data" / "camvid", "val")
     figures = evaluate(model, dataset)
     assert figures.mean_iou == pytest.approx(model.card.figures["camvid_val_mean_iou"], abs=2e-3)
+
+
+def test_packaged_weights_are_signed():
+    """A flipped bit in what comes with the package is found when it is read."""
+    from safetensors import safe_open
+
+    from vidseg.methods import packaged_weights
+
+    for path in packaged_weights().values():
+        with safe_open(path, "pt") as file:
+            assert len(file.metadata()["sha256"]) == 64, path
