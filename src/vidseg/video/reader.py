@@ -20,7 +20,7 @@ from vidseg.video.images import read_image
 from vidseg.video.packets import DamagedError
 from vidseg.video.pictures import Pictures
 from vidseg.video.sources import camera, find_images, open_video
-from vidseg.video.writer import MAX_FPS, VideoWriter
+from vidseg.video.writer import MAX_FPS, MIN_FPS, VideoWriter
 
 if TYPE_CHECKING:
     from av.container import InputContainer
@@ -187,8 +187,8 @@ def read_video(
     if not math.isfinite(start) or start < 0 or (end is not None and end <= start):
         raise ValueError(f"want 0 <= start < end in seconds, got start={start}, end={end}")
     cut = Cut(start, end, every, strict)
-    if fps is not None and not 0 < fps <= MAX_FPS:
-        raise ValueError(f"fps must be above 0 and at most {MAX_FPS}, got {fps}")
+    if fps is not None and not MIN_FPS <= fps <= MAX_FPS:
+        raise ValueError(f"fps must be {MIN_FPS} to {MAX_FPS}, got {fps}")
     reader = _open(source, cut, fps)
     if reader.num_frames is not None:
         reader.again = partial(_open, source, cut, fps)

@@ -29,6 +29,7 @@ X264 = {
     "mbtree": "0",
     "threads": "4",
 }
+MIN_FPS = 0.001
 TICKS_PER_FRAME = 16  # at 25 frames a second and above; below, as many a second as at 25
 KEYFRAME_S = 2.0  # the longest time without a keyframe, where pictures stand
 MAX_FPS = 1000
@@ -93,7 +94,8 @@ class VideoWriter:
             raise ValueError(f"only .mkv takes all tracks; {self.path.name} is none")
         self.num_frames = 0
         self.notes: list[str] = []
-        self._fps = Fraction(fps).limit_denominator(100_000)
+        # A slower rate only says how long the last frame stands; times come with the frames.
+        self._fps = max(Fraction(fps).limit_denominator(100_000), Fraction(1, 1000))
         self._quality = quality
         self._aspect = pixel_aspect
         self._part: Part | None = None
