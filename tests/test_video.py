@@ -568,5 +568,10 @@ def test_absurdly_slow_videos_are_written(tmp_path):
     with read_video(tmp_path / "gap.mkv") as reader:
         found = [frame.time_s for frame in reader]
     assert found == pytest.approx(times_s, abs=0.002)
+    with VideoWriter(tmp_path / "gap.mp4", fps=25) as writer:
+        writer.write(np.zeros((32, 48, 3), np.uint8), 0.0)
+        with pytest.raises(ValueError, match=r"lie 10000000 s apart, which \.mp4 cannot hold"):
+            writer.write(np.zeros((32, 48, 3), np.uint8), 1e7)
+    assert not (tmp_path / "gap.mp4").exists()
     with pytest.raises(ValueError, match=r"fps must be 0\.001 to 1000, got 1e-09"):
         read_video([np.zeros((32, 48, 3), np.uint8)], fps=1e-9)

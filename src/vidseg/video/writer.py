@@ -109,6 +109,8 @@ class VideoWriter:
         self._first_s = 0.0
         self._ticks_per_frame = TICKS_PER_FRAME * max(1, math.ceil(25 / self._fps))
         self._pts = self._end = -1
+        # MP4 and MOV keep the distance of two frames in 32 bits.
+        self._longest = 2**62 if self.path.suffix.lower() == ".mkv" else 2**31 - 1
         self._key, self._since_key = 0, 0
 
     def write(
@@ -136,9 +138,14 @@ class VideoWriter:
             shown = self.num_frames * self._ticks_per_frame
             if time_s is not None:
                 shown = round((time_s - self._first_s) * ticks)
+            if shown - self._pts > self._longest:
+                raise ValueError(
+                    f"frames lie {(shown - self._pts) / ticks:.0f} s apart, which "
+                    f"{self.path.suffix} cannot hold; write .mkv, or no video (--format npz)"
+                )
             self._pts = max(self._pts + 1, shown)
             stands = self._ticks_per_frame if duration_s is None else round(duration_s * ticks)
-            self._end = self._pts + max(1, stands)
+            self._end = self._pts + min(max(1, stands), self._longest)
             container.mux(self._stream.encode(self._picture(image)))
             self.num_frames += 1
             if self._sound is not None:
