@@ -3,9 +3,12 @@
 import math
 import shutil
 
+import numpy as np
 import pytest
 import torch
 import torch._dynamo.testing
+from command_line import run
+from PIL import Image
 from safetensors.torch import load_file
 from settled import count
 from small_runs import config_with
@@ -16,7 +19,7 @@ from vidseg import weights
 from vidseg.backbones.vit import PATCH, VisionTransformer, rotary, rotate
 from vidseg.backbones.vit_layouts import encoder_of, to_patch_16
 from vidseg.classes import IGNORE
-from vidseg.context import QueryClasses
+from vidseg.context import QueryClasses, load_context
 from vidseg.layers.query_heads import class_scores, official_scores
 from vidseg.losses.mask_classification import (
     clip_targets,
@@ -538,3 +541,23 @@ def test_a_checkpoint_without_registers_is_refused():
     }
     with pytest.raises(ValueError, match="has no register tokens"):
         vidseg.load_official("videomt", tensors)
+
+
+def test_segment_keeps_and_takes_the_classes_of_the_whole_video(tmp_path):
+    """Two passes once; the second command needs one, and gives the same label maps."""
+    torch.manual_seed(0)
+    weights.save(vidseg.create("videomt_tiny", num_classes=3), tmp_path / "model.safetensors")
+    (tmp_path / "frames").mkdir()
+    for t in range(3):
+        image = np.random.default_rng(t).integers(0, 255, (32, 48, 3), np.uint8)
+        Image.fromarray(image).save(tmp_path / "frames" / f"{t}.png")
+    line = ["segment", tmp_path / "frames", "--model", tmp_path / "model.safetensors"]
+    line += ["--model-option", "classes=official-video"]
+    kept = tmp_path / "classes.safetensors"
+    assert run(*line, "--out", tmp_path / "a.npz", "--save-context", kept) == 0
+    assert run(*line, "--out", tmp_path / "b.npz", "--context", kept) == 0
+    assert (tmp_path / "a.npz").read_bytes() == (tmp_path / "b.npz").read_bytes()
+    context = load_context(kept)
+    assert isinstance(context, QueryClasses)
+    assert context.logits.shape == (1, 12, 4)
+    assert run(*line, "--out", tmp_path / "c.npz", "--context", tmp_path / "model.safetensors") == 1

@@ -202,7 +202,7 @@ def segment(
     """
     from vidseg.cli.console import console, errors
     from vidseg.cli.destinations import check_outputs, check_tracks, claimed_outputs, plan_outputs
-    from vidseg.context import Prototypes
+    from vidseg.context import load_context
     from vidseg.inference.stream import segment as segment_video
     from vidseg.video.reader import read_video
 
@@ -234,14 +234,15 @@ def segment(
             **how,
             reset_on_cut=scene_cuts,
             chunk_frames=chunk_frames,
-            context=None if context is None else Prototypes.load(context.expanduser()),
+            context=None if context is None else load_context(context.expanduser()),
         )
         style = {"opacity": opacity, "contour": contour, "legend": legend, "beside": side_by_side}
         count, changes = _run(results, {**paths, **kept}, style, all_tracks=all_tracks)
     for path in paths.values():
         console.print(f"{path}: {count} frames", markup=False, soft_wrap=True)
     for path in kept.values():
-        console.print(f"{path}: prototypes of the video", markup=False, soft_wrap=True)
+        told = f"{path}: {results.context.kind} of the video"
+        console.print(told, markup=False, soft_wrap=True)
     if changes:
         console.print(_flicker_line(changes, paths), markup=False, soft_wrap=True)
     for note in reader.notes:
